@@ -1,0 +1,404 @@
+"""`Architecture`: an immutable description of a small convolutional network, and its exact counts.
+
+The text form is one line, in the manner of VGG configuration lists. A 3x3 convolution of eight channels is `8`, a
+depthwise-separable one `s8`, 2x2 max-pooling `M`, global average pooling `G`, the classifier `C`:
+
+    8vr 9vr 10vr M 12vr 16vr 20vr C G       3x3 valid convolutions, conv-ReLU-BN, 1x1 to classes, average pool
+    8v s16v M s24v s24v M s32 s32 G Cb      separable blocks, average pool, linear classifier with a bias
+    3x32x32: 16 16+ M 32/2 G 24k1 C100      an RGB input, a residual, a stride, a hidden layer, 100 classes
+
+A block is `[s]WIDTH` and then, in this order, any of
+
+    kN  square kernel of side N (3 unless said)      b  bias           (none unless said)
+    /N  stride N                                     n  no norm        (batch norm unless said)
+    v   valid: no padding (padded unless said)       r  conv-ReLU-norm (conv-norm-ReLU unless said)
+    +   residual: adds the block's input to its output
+
+A separable block is a depthwise convolution and a 1x1 one with nothing between; its bias, where it has one, belongs to
+the 1x1. A block after `G` is a dense layer, written with `k1`.
+
+What counts as a parameter: every learnable number, convolution weights, biases, and the two of each batch-norm channel;
+running statistics are buffers and do not count. Multiply-accumulates (MACs) are those of the convolutions, per image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from nas.errors import UsageError
+
+Shape = tuple[int, int, int]
+"""(channels, height, width)."""
+
+KERNEL_SIZES = (1, 3, 5, 7)
+STRIDES = (1, 2)
+
+_BLOCK = re.compile(r"(s?)([1-9]\d{0,4})(?:k(\d+))?(?:/(\d+))?(v?)(b?)(n?)(r?)(\+?)")
+_CLASSIFIER = re.compile(r"C([1-9]\d{0,4})?(b?)")
+_INPUT = re.compile(r"([1-9]\d{0,3})x([1-9]\d{0,3})x([1-9]\d{0,3}):")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conv:
+    """A convolution block: convolution, then norm and ReLU in either order."""
+
+    width: int
+    separable: bool = False
+    kernel_size: int = 3
+    stride: int = 1
+    padded: bool = True
+    bias: bool = False
+    norm: bool = True
+    relu_first: bool = False
+    residual: bool = False
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise UsageError(f"a width is 1 or more, not {self.width}")
+        if self.kernel_size not in KERNEL_SIZES:
+            raise UsageError(f"kernel_size is one of {KERNEL_SIZES}, not {self.kernel_size} in {self}")
+        if self.stride not in STRIDES:
+            raise UsageError(f"a stride is one of {STRIDES}, not {self.stride} in {self}")
+        if self.separable and self.kernel_size == 1:
+            raise UsageError(f"a separable block has a kernel of 3 or more: write {self.width}k1, not {self}")
+        if not self.norm and self.relu_first:
+            raise UsageError(f"'r' orders a norm that 'n' leaves out in {self}: drop one of them")
+        if self.kernel_size == 1 and not self.padded:
+            raise UsageError(f"a 1x1 convolution has no padding to leave out: drop the 'v' in {self}")
+
+    @property
+    def padding(self) -> int:
+        return self.kernel_size // 2 if self.padded else 0
+
+    def __str__(self) -> str:
+        return "".join(
+            (
+                "s" if self.separable else "",
+                str(self.width),
+                f"k{self.kernel_size}" if self.kernel_size != 3 else "",
+                f"/{self.stride}" if self.stride != 1 else "",
+                "" if self.padded else "v",
+                "b" if self.bias else "",
+                "" if self.norm else "n",
+                "r" if self.relu_first else "",
+                "+" if self.residual else "",
+            )
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxPool:
+    """2x2 max-pooling with stride 2; an odd last row or column is dropped, as in torch."""
+
+    def __str__(self) -> str:
+        return "M"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalPool:
+    """The average over the whole map: (C, H, W) -> (C, 1, 1)."""
+
+    def __str__(self) -> str:
+        return "G"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """A 1x1 convolution to `num_classes` channels, without norm or ReLU; after `GlobalPool` it is the linear layer."""
+
+    bias: bool = False
+
+    def __str__(self) -> str:
+        return "Cb" if self.bias else "C"
+
+
+Block = Conv | MaxPool | GlobalPool | Classifier
+_KINDS: dict[str, type[Block]] = {
+    "conv": Conv, "maxpool": MaxPool, "globalpool": GlobalPool, "classifier": Classifier,
+}  # fmt: skip
+_NAMES = {kind: name for name, kind in _KINDS.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One primitive operation of an architecture, with its exact counts; shapes are (C, H, W) of one image."""
+
+    op: Literal["conv", "norm", "relu", "add", "maxpool", "globalpool"]
+    name: str
+    input_shape: Shape
+    output_shape: Shape
+    kernel_size: int = 0
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+    bias: bool = False
+    skip: int = -1
+    """Of an "add": the index of the layer whose input is added to this layer's input."""
+    num_params: int = 0
+    macs: int = 0
+
+
+_TORCH_NAMES = {
+    "conv": "Conv2d", "norm": "BatchNorm2d", "relu": "ReLU", "add": "Add", "maxpool": "MaxPool2d",
+    "globalpool": "AdaptiveAvgPool2d",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A network: blocks from `input_shape` (C, H, W) to `num_classes` logits.
+
+    Raises `UsageError` where the blocks do not make a network: no head, a map that shrinks to nothing, a residual
+    between unequal shapes.
+    """
+
+    blocks: tuple[Block, ...]
+    input_shape: Shape = (1, 28, 28)
+    num_classes: int = 10
+
+    def __post_init__(self) -> None:
+        heads = [type(block) for block in self.blocks if isinstance(block, GlobalPool | Classifier)]
+        if sorted(kind.__name__ for kind in heads) != ["Classifier", "GlobalPool"]:
+            raise UsageError(
+                f"an architecture has one global pool G and one classifier C: '{self}' "
+                "does not; end it with 'C G' or 'G C'"
+            )
+        if isinstance(self.blocks[-1], Conv | MaxPool):
+            raise UsageError(f"an architecture ends with 'C G' or 'G C', not with '{self.blocks[-1]}': '{self}'")
+        tail = self.blocks[self.blocks.index(GlobalPool()) + 1 :]
+        if heads[0] is Classifier and not isinstance(self.blocks[-2], Classifier):
+            raise UsageError(f"only G follows the classifier C: '{self}'")
+        for block in tail:
+            if isinstance(block, MaxPool) or (isinstance(block, Conv) and block.kernel_size != 1):
+                raise UsageError(f"after G the map is 1x1: write '{block}' as a k1 block or before G in '{self}'")
+        self.layers  # noqa: B018  computing the shapes checks them
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """The primitive layers in order, with shapes and counts."""
+        layers: list[Layer] = []
+        shape = self.input_shape
+
+        def append(op: Any, output: Shape, **details: Any) -> None:
+            nonlocal shape
+            name = f"{_TORCH_NAMES[op]}-{len(layers) + 1}"
+            layers.append(Layer(op=op, name=name, input_shape=shape, output_shape=output, **details))
+            shape = output
+
+        def conv(block: Block, width: int, kernel: int, stride: int, padding: int, groups: int, bias: bool) -> None:
+            channels, height, side = shape
+            output = (width, (height + 2 * padding - kernel) // stride + 1, (side + 2 * padding - kernel) // stride + 1)
+            if min(height + 2 * padding, side + 2 * padding) < kernel:
+                raise UsageError(
+                    f"the map shrinks to nothing: '{block}' meets {height}x{side}; pad, pool less or drop a block"
+                )
+            weights = width * (channels // groups) * kernel * kernel
+            append(
+                "conv", output, kernel_size=kernel, stride=stride, padding=padding, groups=groups, bias=bias,
+                num_params=weights + (width if bias else 0), macs=weights * output[1] * output[2],
+            )  # fmt: skip
+
+        for block in self.blocks:
+            first, (channels, height, side) = len(layers), shape
+            match block:
+                case MaxPool():
+                    if min(height, side) < 2:
+                        raise UsageError(f"the map shrinks to nothing: 'M' meets {height}x{side}; pool less")
+                    append("maxpool", (channels, height // 2, side // 2), kernel_size=2, stride=2)
+                case GlobalPool():
+                    append("globalpool", (channels, 1, 1))
+                case Classifier():
+                    conv(block, self.num_classes, 1, 1, 0, 1, block.bias)
+                case Conv():
+                    if block.separable:
+                        conv(block, channels, block.kernel_size, block.stride, block.padding, channels, False)
+                        conv(block, block.width, 1, 1, 0, 1, block.bias)
+                    else:
+                        conv(block, block.width, block.kernel_size, block.stride, block.padding, 1, block.bias)
+                    for op in ("relu", "norm") if block.relu_first else ("norm", "relu"):
+                        if op == "relu":
+                            append("relu", shape)
+                        elif block.norm:
+                            append("norm", shape, num_params=2 * block.width)
+                    if block.residual:
+                        if shape != (channels, height, side):
+                            raise UsageError(
+                                f"a residual needs equal shapes: '{block}' makes {shape} of {(channels, height, side)}"
+                            )
+                        append("add", shape, skip=first)
+        return tuple(layers)
+
+    @property
+    def num_params(self) -> int:
+        """Learnable parameters: convolution weights, biases and norm affines; buffers do not count."""
+        return sum(layer.num_params for layer in self.layers)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the convolutions for one image."""
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def activations(self) -> int:
+        """Numbers in all the layers' outputs for one image: what a training step keeps."""
+        return sum(_size(layer.output_shape) for layer in self.layers)
+
+    @property
+    def peak_activations(self) -> int:
+        """Numbers alive at once, at most, in inference on one image: a layer's input, output and pending residual.
+
+        Norm and ReLU work in place.
+        """
+        peak = 0
+        for index, layer in enumerate(self.layers):
+            in_place = layer.op in ("norm", "relu", "add")
+            pending = [a for a in self.layers[index:] if a.op == "add" and a.skip <= index]
+            kept = sum(_size(self.layers[a.skip].input_shape) for a in pending if a.skip != index)
+            peak = max(peak, kept + _size(layer.input_shape) + (0 if in_place else _size(layer.output_shape)))
+        return peak
+
+    @property
+    def depth(self) -> int:
+        """Convolution blocks, the classifier left out."""
+        return sum(isinstance(block, Conv) for block in self.blocks)
+
+    def __str__(self) -> str:
+        words = [str(block) for block in self.blocks]
+        if self.num_classes != 10:
+            words = [word.replace("C", f"C{self.num_classes}") for word in words]
+        if self.input_shape != (1, 28, 28):
+            words.insert(0, "x".join(map(str, self.input_shape)) + ":")
+        return " ".join(words)
+
+    def __repr__(self) -> str:
+        return f"Architecture('{self}')"
+
+    @classmethod
+    def parse(cls, text: str, *, input_shape: Shape | None = None, num_classes: int | None = None) -> Architecture:
+        """The architecture of a one-line text.
+
+        `input_shape` and `num_classes` stand in where the text names none (1x28x28 and 10 without them). Raises
+        `UsageError` on an unknown word, an illegal shape, or a text at odds with the values given.
+        """
+        words = text.split()
+        blocks: list[Block] = []
+        if words and (match := _INPUT.fullmatch(words[0])):
+            named: Shape = (int(match[1]), int(match[2]), int(match[3]))
+            if input_shape is not None and named != input_shape:
+                raise UsageError(f"'{words[0]}' names another input than the data set's {input_shape}: drop it")
+            input_shape, words = named, words[1:]
+        for word in words:
+            if word == "M":
+                blocks.append(MaxPool())
+            elif word == "G":
+                blocks.append(GlobalPool())
+            elif match := _CLASSIFIER.fullmatch(word):
+                if match[1] and num_classes not in (None, int(match[1])):
+                    raise UsageError(f"'{word}' names other classes than the data set's {num_classes}: write C")
+                num_classes = int(match[1]) if match[1] else num_classes
+                blocks.append(Classifier(bias=bool(match[2])))
+            elif match := _BLOCK.fullmatch(word):
+                separable, width, kernel, stride, valid, bias, no_norm, relu_first, residual = match.groups()
+                blocks.append(
+                    Conv(
+                        width=int(width),
+                        separable=bool(separable),
+                        kernel_size=int(kernel or 3),
+                        stride=int(stride or 1),
+                        padded=not valid,
+                        bias=bool(bias),
+                        norm=not no_norm,
+                        relu_first=bool(relu_first),
+                        residual=bool(residual),
+                    )
+                )
+            else:
+                raise UsageError(
+                    f"unknown word '{word}' in the architecture '{text}': "
+                    "a block is [s]WIDTH[kN][/N][v][b][n][r][+], a pool M or G, the classifier C or Cb"
+                )
+        return cls(blocks=tuple(blocks), input_shape=input_shape or (1, 28, 28), num_classes=num_classes or 10)
+
+    def to_json(self) -> str:
+        """The description as JSON: `input_shape`, `num_classes` and a list of blocks with every field named."""
+        blocks = [{"kind": _NAMES[type(block)], **dataclasses.asdict(block)} for block in self.blocks]
+        return json.dumps(
+            {"input_shape": self.input_shape, "num_classes": self.num_classes, "blocks": blocks}, indent=1
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Architecture:
+        """The inverse of `to_json`; raises `UsageError` on anything else."""
+        try:
+            fields = json.loads(text)
+            blocks = tuple(_KINDS[block.pop("kind")](**block) for block in fields.pop("blocks"))
+            channels, height, side = fields.pop("input_shape")
+            classes = fields.pop("num_classes")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"not the JSON of an architecture ({type(error).__name__}: {error})") from error
+        if fields:
+            raise UsageError(f"unknown keys in the JSON of an architecture: {', '.join(sorted(fields))}")
+        return cls(blocks=blocks, input_shape=(channels, height, side), num_classes=classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A published hand-made design: its text, the count its author states, and what is known of the result."""
+
+    name: str
+    text: str
+    num_params: int
+    result: str
+
+
+KNOWN = (
+    Known(
+        name="start-7568",
+        text="8vr 9vr 10vr M 12vr 16vr 20vr C G",
+        num_params=7568,
+        result="last-5 99.47, final 99.48, one seed",
+    ),
+    Known(
+        name="wide-early-9994",
+        text="10v 30v 10k1 M 14v 14v 14v 14v G C",
+        num_params=9994,
+        result="last-5 99.54, final 99.60, one seed",
+    ),
+    Known(
+        name="squeeze-7878",
+        text="50v 10k1 10v M 16v 8k1 8v 16v 16v G C",
+        num_params=7878,
+        result="last-5 99.50, one seed",
+    ),
+    Known(
+        name="dense-head-6720",
+        text="8v 16v M 8k1 10v 16v 18v G 16k1bn C",
+        num_params=6720,
+        result="last-5 99.49, one seed",
+    ),
+    Known(
+        name="three-stage-4838",
+        text="4b 4b M 8b 8b M 16b 16b Cb G",
+        num_params=4838,
+        result="last-5 99.38 of 12 epochs, one seed",
+    ),
+    Known(
+        name="separable-4490",
+        text="8v s16v M s24v s24v M s32 s32 G Cb",
+        num_params=4490,
+        result="last-5 99.49 and 99.46, this project's recipe",
+    ),
+)
+"""Published designs whose stated count a spelling here meets exactly (bias, norm and head found by that count; padding,
+which does not change it, as the map sizes allow). Left out: the 6,174-parameter network (8, 8, pool, 12, 12, pool, 16,
+10, average pool), whose last 3x3 convolution, normalised, is its classifier; and the 1,936-, 997- and 697-parameter
+ones, which share weights or use two-parameter norms: the language has no word for either."""
+
+
+def _size(shape: Shape) -> int:
+    return shape[0] * shape[1] * shape[2]
