@@ -28,7 +28,7 @@ import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from nas.errors import UsageError
 
@@ -124,8 +124,7 @@ _KINDS: dict[str, type[Block]] = {
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Layer:
+class Layer(NamedTuple):  # not a dataclass: a candidate makes some 25 of them, and a frozen one costs four times as much
     """One primitive operation of an architecture, with its exact counts; shapes are (C, H, W) of one image."""
 
     op: Literal["conv", "norm", "relu", "add", "maxpool", "globalpool"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ class Budget:
     """The caps, inclusive, and what a track fixes. At least one cap is given.
 
     `max_params` counts convolution weights, biases and norm affines, not buffers; `max_macs` counts the
-    multiply-accumulates of the convolutions for one image. `target` is an accuracy in percent. `dataset` None means that none was named.
+    multiply-accumulates of the convolutions for one image. `target` is an accuracy in percent. `dataset` None means that
+    none was named.
     """
 
     max_params: int | None = None
@@ -42,10 +44,13 @@ class Budget:
         if self.dataset is not None and not isinstance(self.dataset, str):
             raise UsageError(f"dataset is a name, not {self.dataset!r}")
 
+    def share(self, num_params: int, macs: int) -> float:
+        """The share of the budget that the counts use: the larger of the two, where both are capped."""
+        return max(num_params / (self.max_params or math.inf), macs / (self.max_macs or math.inf))
+
     def admits(self, num_params: int, macs: int) -> bool:
         """Whether both counts are within the caps; a cap is inclusive."""
-        within_params = self.max_params is None or num_params <= self.max_params
-        return within_params and (self.max_macs is None or macs <= self.max_macs)
+        return self.share(num_params, macs) <= 1
 
     @property
     def name(self) -> str:

@@ -1,0 +1,1049 @@
+"""Training and evaluation of the search space's networks on a CPU, with the batch innermost.
+
+Tensors are (C, H, W, N), float32: a vector holds one pixel of 16 images, so that any channel count and kernel size
+vectorises without waste. A convolution is a sum of scaled vectors, its weight gradient a set of long dot products,
+batch norm a pass over rows that are still in the cache, pooling a maximum of four vectors.
+
+`Network` shares storage with a torch model. It lowers the architecture to a tape of stages, one record each; a step is
+one call into compiled code, which walks the tape forward, takes the loss and walks the tape back. Batches are stored in
+whole vectors: the lanes beyond the last image compute on zeros, stay out of the batch statistics and carry no gradient.
+
+Kernels are single-threaded, release the GIL and give the same bits from run to run: the machine's cores are for several
+workers. Fast-math stops at contraction and reassociation, so that a NaN stays a NaN.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from nas.architecture import Architecture, Layer
+
+try:
+    import llvmlite.binding as llvm
+    import numba
+    from llvmlite import ir
+    from numba import carray, types
+    from numba.core import cgutils
+    from numba.extending import intrinsic
+
+    _FEATURES = {name for name, present in llvm.get_host_cpu_features().items() if present}
+    _MISSING = None
+except (ImportError, OSError) as error:  # `unsuited` tells; nothing else here is called then
+    _FEATURES = set()
+    _MISSING = str(error)
+
+F = TypeVar("F", bound=Callable[..., Any])
+FAST_MATH = {"contract", "reassoc", "nsz", "arcp"}
+
+# The register blocks: 24 accumulators of 32 registers with AVX-512, 12 of 16 without.
+WIDE = "avx512f" in _FEATURES
+LANES = 16 if WIDE else 8
+ROWS = 6
+COLUMNS = (4, 2, 1) if WIDE else (2, 1)
+FILTERS, TAPS = (3, 9) if WIDE else (4, 3)
+VECTOR = 4 * LANES
+CHUNK = 64
+"""Vectors of a row that a weight gradient works on at a time: nine taps and three gradients stay in the L1 cache."""
+
+
+def unsuited() -> str | None:
+    """Why the kernels cannot run here; None when they can."""
+    if _MISSING is not None:
+        return f"numba cannot be imported ({_MISSING})"
+    machine = platform.machine().lower()
+    if machine in ("x86_64", "amd64") and not {"avx2", "fma"} <= _FEATURES:
+        return "the processor has no AVX2 and FMA"
+    if machine not in ("x86_64", "amd64", "arm64", "aarch64"):
+        return f"no kernels for a {machine} processor"
+    return None
+
+
+def compiled(function: F) -> F:
+    """A compiled helper: kept in the machine code of the entry points that call it."""
+    if _MISSING is not None:
+        return function
+    options = {"fastmath": FAST_MATH, "nogil": True, "error_model": "numpy"}
+    return numba.njit(**options)(function)  # type: ignore[no-any-return]
+
+
+def entry(function: F) -> F:
+    """A compiled function called from Python: its machine code is cached on disk."""
+    if _MISSING is not None:
+        return function
+    options = {"fastmath": FAST_MATH, "nogil": True, "error_model": "numpy", "cache": True}
+    return numba.njit(**options)(function)  # type: ignore[no-any-return]
+
+
+def emitted(body: Callable[..., None]) -> Any:
+    """A function of twelve int64s (addresses in bytes) whose body writes LLVM instructions.
+
+    It stays a function of its own: copied into each caller, the register blocks took 50 s to compile instead of 8.
+    """
+    if _MISSING is not None:
+        return body
+    name = f"nas{body.__name__}"
+
+    @intrinsic  # type: ignore[misc]
+    def call(
+        typing: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, i: Any, j: Any, k: Any, m: Any
+    ) -> Any:  # numba's intrinsics take no *arguments
+        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            function = builder.module.globals.get(name)
+            if function is None:
+                kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * len(values))
+                function = ir.Function(builder.module, kind, name)
+                function.linkage = "linkonce_odr"
+                function.attributes.add("noinline")
+                inner = ir.IRBuilder(function.append_basic_block())
+                body(inner, *function.args)
+                inner.ret_void()
+            builder.call(function, values)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 12), emit
+
+    return call
+
+
+# --- register blocks, as LLVM instructions: numba's vectoriser keeps no block of accumulators in registers ------------
+
+
+def _vector() -> Any:
+    return ir.VectorType(ir.FloatType(), LANES)
+
+
+def _int(value: int) -> Any:
+    return ir.Constant(ir.IntType(64), value)
+
+
+def _load(builder: Any, address: Any, kind: Any = None) -> Any:
+    kind = kind or _vector()
+    align = VECTOR if isinstance(kind, ir.VectorType) else kind.width // 8 if isinstance(kind, ir.IntType) else 4
+    return builder.load(builder.inttoptr(address, kind.as_pointer()), align=align)
+
+
+def _store(builder: Any, value: Any, address: Any) -> None:
+    builder.store(value, builder.inttoptr(address, _vector().as_pointer()), align=VECTOR)
+
+
+def _splat(builder: Any, address: Any) -> Any:
+    """The float at the address, in every lane."""
+    undefined = ir.Constant(_vector(), ir.Undefined)
+    first = builder.insert_element(undefined, _load(builder, address, ir.FloatType()), ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES))
+
+
+def _multiply_add(builder: Any, accumulator: Any, x: Any, y: Any) -> None:
+    kind = _vector()
+    name = f"llvm.fma.v{LANES}f32"
+    fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
+    builder.store(builder.call(fma, [x, y, builder.load(accumulator)]), accumulator)
+
+
+@contextmanager
+def _loop(builder: Any, count: Any) -> Iterator[Any]:
+    """The instructions of a loop's body, for 0..count-1."""
+    with cgutils.for_range(builder, count) as loop:
+        yield loop.index
+
+
+def _cases(builder: Any, first: Any, firsts: Sequence[int], second: Any, seconds: Sequence[int]) -> Iterator[Any]:
+    """The two sizes of each register block, with the builder in the branch for them."""
+    end = builder.append_basic_block()
+    switch = builder.switch(builder.add(builder.mul(first, _int(16)), second), end)
+    for one in firsts:
+        for two in seconds:
+            block = builder.append_basic_block()
+            switch.add_case(_int(16 * one + two), block)
+            builder.position_at_end(block)
+            yield one, two
+            builder.branch(end)
+    builder.position_at_end(end)
+
+
+@emitted
+def _tile(
+    b: Any, rows: Any, columns: Any, source: Any, plane: Any, channels: Any, taps: Any, num_taps: Any, area: Any,
+    weights: Any, bias: Any, target: Any, target_plane: Any,
+) -> None:  # fmt: skip
+    """`rows` output channels x `columns` vectors, summed over `channels` x `num_taps` in registers, stored once.
+
+    `taps` holds pairs (byte offset into a plane, index of the weight); weights are packed (channel, tap, row), `area`
+    taps a channel. Five rows by four vectors run at 96 to 99 % of the FMA peak: 20 multiply-adds for 9 loads.
+    """
+    for height, width in _cases(b, rows, range(1, ROWS + 1), columns, COLUMNS):
+        sums = [[cgutils.alloca_once(b, _vector()) for _ in range(width)] for _ in range(height)]
+        for row in range(height):
+            start = _splat(b, b.add(bias, _int(4 * row)))
+            for accumulator in sums[row]:
+                b.store(start, accumulator)
+        with _loop(b, channels) as channel:
+            x_plane = b.add(source, b.mul(channel, plane))
+            w_plane = b.add(weights, b.mul(b.mul(channel, area), _int(4 * height)))
+            with _loop(b, num_taps) as tap:
+                pair = b.add(taps, b.mul(tap, _int(16)))
+                x = b.add(x_plane, _load(b, pair, ir.IntType(64)))
+                index = _load(b, b.add(pair, _int(8)), ir.IntType(64))
+                w = b.add(w_plane, b.mul(index, _int(4 * height)))
+                pixels = [_load(b, b.add(x, _int(VECTOR * n))) for n in range(width)]
+                for row in range(height):
+                    weight = _splat(b, b.add(w, _int(4 * row)))
+                    for accumulator, pixel in zip(sums[row], pixels, strict=True):
+                        _multiply_add(b, accumulator, weight, pixel)
+        for row in range(height):
+            out = b.add(target, b.mul(target_plane, _int(row)))
+            for n, accumulator in enumerate(sums[row]):
+                _store(b, b.load(accumulator), b.add(out, _int(VECTOR * n)))
+
+
+@emitted
+def _dots(
+    b: Any, filters: Any, num_taps: Any, gradient: Any, gradient_plane: Any, source: Any, taps: Any, sums: Any,
+    sums_row: Any, pixels: Any, gradient_step: Any, source_step: Any, vectors: Any,
+) -> None:  # fmt: skip
+    """Dot products of `filters` gradient rows with `num_taps` shifted source rows, added lane by lane to `sums`.
+
+    `taps` holds pairs (byte offset into the source, byte offset into a row of `sums`). A row is `pixels` runs of
+    `vectors` vectors. Three filters by nine taps: 27 multiply-adds for 12 loads.
+    """
+    for height, width in _cases(b, filters, range(1, FILTERS + 1), num_taps, range(1, TAPS + 1)):
+        pairs = [b.add(taps, _int(16 * tap)) for tap in range(width)]
+        starts = [b.add(source, _load(b, pair, ir.IntType(64))) for pair in pairs]
+        offsets = [_load(b, b.add(pair, _int(8)), ir.IntType(64)) for pair in pairs]
+        places = [[b.add(b.add(sums, b.mul(sums_row, _int(row))), at) for at in offsets] for row in range(height)]
+        block = [[cgutils.alloca_once(b, _vector()) for _ in offsets] for _ in range(height)]
+        for row in range(height):
+            for place, accumulator in zip(places[row], block[row], strict=True):
+                b.store(_load(b, place), accumulator)
+        with _loop(b, pixels) as pixel, _loop(b, vectors) as vector:
+            lane = b.mul(vector, _int(VECTOR))
+            at = b.add(lane, b.mul(pixel, source_step))
+            xs = [_load(b, b.add(start, at)) for start in starts]
+            at = b.add(lane, b.mul(pixel, gradient_step))
+            for row in range(height):
+                g = _load(b, b.add(b.add(gradient, b.mul(gradient_plane, _int(row))), at))
+                for x, accumulator in zip(xs, block[row], strict=True):
+                    _multiply_add(b, accumulator, g, x)
+        for row in range(height):
+            for place, accumulator in zip(places[row], block[row], strict=True):
+                _store(b, b.load(accumulator), place)
+
+
+def _pointer_to(kind: str) -> Any:
+    """A compiled function from an address to a pointer numba can make an array of."""
+    if _MISSING is not None:
+        return None
+
+    @intrinsic  # type: ignore[misc]
+    def pointer(typing: Any, address: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+        return types.CPointer(getattr(types, kind))(types.int64), emit
+
+    return pointer
+
+
+_pointer, _long_pointer = _pointer_to("float32"), _pointer_to("int64")
+
+
+@compiled
+def _floats(address: int, size: int) -> Any:
+    return carray(_pointer(address), (size,), np.float32)
+
+
+@compiled
+def _longs(address: int, size: int) -> Any:
+    return carray(_long_pointer(address), (size,), np.int64)
+
+
+# --- the tape -----------------------------------------------------------------------------------------------------------
+
+CONV, MAX_POOL, GLOBAL_POOL = 0, 1, 2
+_ADDRESSES = (
+    "x", "z", "y",  # input; convolution's output; output, after norm and ReLU
+    "skip", "skip_grad",  # what a residual adds to the output, and to the gradient of the input
+    "weight", "bias", "gamma", "beta", "weight_grad", "bias_grad", "gamma_grad", "beta_grad",
+    "running_mean", "running_var", "batches", "coefficients", "packed", "sums", "taps", "zeros",
+)  # fmt: skip
+_NUMBERS = (
+    "kind", "c_in", "h_in", "w_in", "c_out", "h", "w", "kernel", "stride", "padding", "depthwise",
+    "relu_first", "norm", "relu_last", "input_grad", "batch", "lanes",
+)  # fmt: skip
+STAGE = np.dtype([(name, np.int64) for name in _ADDRESSES + _NUMBERS] + [("eps", "f8"), ("momentum", "f8")])
+"""One stage: a convolution with the norm, ReLU and residual that follow it, a 2x2 max-pool or the global pool.
+
+A gradient overwrites what it is the gradient of, once that has been used: of the output in y, of the convolution's
+output in z, of the input in x. A step then touches 40 % less memory than with buffers of their own, and no fresh page.
+"""
+
+
+@compiled
+def _span(at: int, size: int, kernel: int, stride: int, padding: int) -> tuple[int, int]:
+    """The taps [lo, hi) of output position `at` that fall inside an input of `size`."""
+    start = at * stride - padding
+    return max(0, -start), min(kernel, size - start)
+
+
+@compiled
+def _correlate(s: Any, y: int, transposed: bool) -> None:
+    """Row y of the convolution, or of its transpose (z to x, the input gradient), with only the taps inside the map.
+
+    A pixel at a time, 64 images of it, all output channels: its neighbours in every input channel then stay in the L1
+    cache for the next block of output channels and for the next pixel.
+    """
+    kernel, stride, padding, area = s.kernel, s.stride, s.padding, s.kernel * s.kernel
+    if transposed:
+        source, c_in, h_in, w_in = s.z, s.c_out, s.h, s.w
+        target, c_out, h_out, w_out, bias = s.x, s.c_in, s.h_in, s.w_in, s.zeros
+    else:
+        source, c_in, h_in, w_in = s.x, s.c_in, s.h_in, s.w_in
+        target, c_out, h_out, w_out, bias = s.z, s.c_out, s.h, s.w, s.bias
+    if s.depthwise:
+        c_in = 1
+    pixel = 4 * s.lanes
+    row, plane, target_plane = pixel * w_in, pixel * w_in * h_in, pixel * w_out * h_out
+    blocks = c_out if s.depthwise else (c_out + ROWS - 1) // ROWS
+    group_step = plane if s.depthwise else 0
+    table = _longs(s.taps, 2 * area)
+    count, old_lo, old_hi = 0, -1, -1
+    for x in range(w_out):
+        if transposed:
+            lo, hi = max(0, x + padding - (w_in - 1) * stride), min(kernel, x + padding + 1)
+            base = (x + padding) * pixel if stride == 1 else 0
+        else:
+            lo, hi = _span(x, w_in, kernel, stride, padding)
+            base = (x * stride - padding) * pixel
+        if lo != old_lo or hi != old_hi or (transposed and stride > 1):
+            count, old_lo, old_hi = 0, lo, hi
+            for ky in range(kernel):
+                at = y + padding - ky if transposed else y * stride - padding + ky
+                if transposed and stride > 1:
+                    if at % stride:
+                        continue
+                    at //= stride
+                if at < 0 or at >= h_in:
+                    continue
+                for kx in range(lo, hi):
+                    if not transposed:
+                        offset = kx * pixel
+                    elif stride == 1:
+                        offset = -kx * pixel
+                    elif (x + padding - kx) % stride:
+                        continue
+                    else:
+                        offset = (x + padding - kx) // stride * pixel
+                    table[2 * count] = at * row + offset
+                    table[2 * count + 1] = ky * kernel + kx
+                    count += 1
+        lane = 0
+        while lane < s.lanes:
+            columns = COLUMNS[-1]
+            for width in COLUMNS:
+                if s.lanes - lane >= width * LANES:
+                    columns = width
+                    break
+            at = source + base + 4 * lane
+            to = target + (y * w_out + x) * pixel + 4 * lane
+            for k in range(blocks):
+                o = k * c_out // blocks
+                rows = (k + 1) * c_out // blocks - o
+                _tile(rows, columns, at + o * group_step, plane, c_in, s.taps, count, area, s.packed + 4 * o * c_in * area,
+                      bias + 4 * o, to + o * target_plane, target_plane)  # fmt: skip
+            lane += columns * LANES
+
+
+@compiled
+def _pack(s: Any, transposed: bool) -> None:
+    """The weights in blocks of at most ROWS output channels, in the order (input channel, tap, row) in each."""
+    area = s.kernel * s.kernel
+    c_out, c_in = (s.c_in, s.c_out) if transposed else (s.c_out, s.c_in)
+    blocks = c_out if s.depthwise else (c_out + ROWS - 1) // ROWS
+    c_in = 1 if s.depthwise else c_in
+    o_step, i_step = (area, s.c_in * area) if transposed and not s.depthwise else (c_in * area, area)
+    source, packed = _floats(s.weight, c_out * c_in * area), _floats(s.packed, c_out * c_in * area)
+    n = 0
+    for k in range(blocks):
+        for i in range(c_in):
+            for tap in range(area):
+                for o in range(k * c_out // blocks, (k + 1) * c_out // blocks):
+                    packed[n] = source[o * o_step + i * i_step + tap]
+                    n += 1
+
+
+@compiled
+def _weight_sums(s: Any, y: int) -> None:
+    """Adds what row y of the output gradient gives to the weight gradient, lane by lane.
+
+    Columns whose taps fall off the same edges form one run; inside a map that is the whole row.
+    """
+    kernel, stride, padding, area = s.kernel, s.stride, s.padding, s.kernel * s.kernel
+    pixel = 4 * s.lanes
+    row, plane, gradient_plane = pixel * s.w_in, pixel * s.w_in * s.h_in, pixel * s.w * s.h
+    c_in = 1 if s.depthwise else s.c_in
+    filter_blocks = s.c_out if s.depthwise else (s.c_out + FILTERS - 1) // FILTERS
+    group_step = plane if s.depthwise else 0
+    table = _longs(s.taps, 2 * c_in * area)
+    y_lo, y_hi = _span(y, s.h_in, kernel, stride, padding)
+    x = 0
+    while x < s.w:
+        lo, hi = _span(x, s.w_in, kernel, stride, padding)
+        end = x + 1
+        while end < s.w and _span(end, s.w_in, kernel, stride, padding) == (lo, hi):
+            end += 1
+        count = 0
+        for i in range(c_in):
+            for ky in range(y_lo, y_hi):
+                for kx in range(lo, hi):
+                    table[2 * count] = i * plane + (y * stride - padding + ky) * row + (kx - padding) * pixel
+                    table[2 * count + 1] = (i * area + ky * kernel + kx) * VECTOR
+                    count += 1
+        tap_blocks = (count + TAPS - 1) // TAPS
+        # One run of vectors where neighbours in the output are neighbours in the input, else a run for each pixel.
+        run = (end - x) * s.lanes // LANES if stride == 1 else s.lanes // LANES
+        pixels = 1 if stride == 1 else end - x
+        for start in range(0, run, CHUNK):
+            length = min(CHUNK, run - start)
+            g = s.z + (y * s.w + x) * pixel + start * VECTOR
+            source = s.x + x * stride * pixel + start * VECTOR
+            for j in range(tap_blocks):
+                tap = j * count // tap_blocks
+                num_taps = (j + 1) * count // tap_blocks - tap
+                for k in range(filter_blocks):
+                    o = k * s.c_out // filter_blocks
+                    filters = (k + 1) * s.c_out // filter_blocks - o
+                    _dots(filters, num_taps, g + o * gradient_plane, gradient_plane, source + o * group_step,
+                          s.taps + 16 * tap, s.sums + o * c_in * area * VECTOR, c_in * area * VECTOR,
+                          pixels, pixel, pixel * stride, length)  # fmt: skip
+        x = end
+
+
+@compiled
+def _add_lanes(sums: int, size: int, target: int) -> None:
+    lanes, total = _floats(sums, size * LANES), _floats(target, size)
+    for k in range(size):
+        value = 0.0
+        for lane in range(LANES):
+            value += lanes[k * LANES + lane]
+        total[k] = value
+
+
+@compiled
+def _moments(address: int, w: int, batch: int, lanes: int) -> tuple[float, float]:
+    """Mean and summed squared deviation of a row, in two passes over the L1 cache; lanes beyond the batch left out."""
+    values = _floats(address, w * lanes)
+    runs, run = (1, w * lanes) if batch == lanes else (w, batch)
+    total = 0.0
+    for k in range(runs):
+        part = np.float32(0)
+        for n in range(k * lanes, k * lanes + run):
+            part += values[n]
+        total += part
+    mean = total / (w * batch)
+    centre = np.float32(mean)
+    squares = 0.0
+    for k in range(runs):
+        part = np.float32(0)
+        for n in range(k * lanes, k * lanes + run):
+            part += (values[n] - centre) * (values[n] - centre)
+        squares += part
+    return mean, squares
+
+
+@compiled
+def _activate(s: Any, y: int) -> None:
+    """Row y of the block's output from the convolution's: scale, shift, ReLU, residual."""
+    length = s.w * s.lanes
+    scale, shift = _floats(s.coefficients, s.c_out), _floats(s.coefficients + 4 * s.c_out, s.c_out)
+    zero = np.float32(0)
+    for c in range(s.c_out):
+        at = 4 * (c * s.h + y) * length
+        z, out = _floats(s.z + at, length), _floats(s.y + at, length)
+        a, b = scale[c], shift[c]
+        if s.relu_last:
+            for n in range(length):
+                value = a * z[n] + b
+                out[n] = zero if value <= zero else value
+        else:
+            for n in range(length):
+                out[n] = a * z[n] + b
+        if s.skip:
+            skip = _floats(s.skip + at, length)
+            for n in range(length):
+                out[n] += skip[n]
+
+
+@compiled
+def _forward_conv(s: Any, training: bool) -> None:
+    length = s.w * s.lanes
+    scale, shift = _floats(s.coefficients, s.c_out), _floats(s.coefficients + 4 * s.c_out, s.c_out)
+    mean, inverse = _floats(s.coefficients + 8 * s.c_out, s.c_out), _floats(s.coefficients + 12 * s.c_out, s.c_out)
+    gamma, beta = _floats(s.gamma, s.c_out), _floats(s.beta, s.c_out)
+    running_mean, running_var = _floats(s.running_mean, s.c_out), _floats(s.running_var, s.c_out)
+    zero = np.float32(0)
+    statistics = training and s.norm
+    if not s.norm:
+        scale[:] = 1
+        shift[:] = 0
+    elif not training:
+        for c in range(s.c_out):
+            a = gamma[c] / math.sqrt(running_var[c] + s.eps)
+            scale[c] = a
+            shift[c] = beta[c] - a * running_mean[c]
+    means, squares = np.zeros(s.c_out), np.zeros(s.c_out)
+    _pack(s, np.bool_(False))
+    for y in range(s.h):
+        _correlate(s, y, np.bool_(False))
+        for c in range(s.c_out):
+            row = s.z + 4 * (c * s.h + y) * length
+            if s.relu_first:
+                z = _floats(row, length)
+                for n in range(length):
+                    z[n] = zero if z[n] <= zero else z[n]
+            if statistics:  # rows joined by Chan's formula, in float64
+                m, q = _moments(row, s.w, s.batch, s.lanes)
+                delta = m - means[c]
+                means[c] += delta / (y + 1)
+                squares[c] += q + delta * delta * (s.w * s.batch) * y / (y + 1)
+        if not statistics and s.y != s.z:
+            _activate(s, y)
+    if statistics:
+        count = s.h * s.w * s.batch
+        for c in range(s.c_out):
+            inverse[c] = 1 / math.sqrt(squares[c] / count + s.eps)
+            mean[c] = means[c]
+            scale[c] = gamma[c] * inverse[c]
+            shift[c] = beta[c] - means[c] * gamma[c] * inverse[c]
+            running_mean[c] += s.momentum * (means[c] - running_mean[c])
+            running_var[c] += s.momentum * (squares[c] / (count - 1) - running_var[c])
+        _longs(s.batches, 1)[0] += 1
+        for y in range(s.h):
+            _activate(s, y)
+
+
+@compiled
+def _norm_sums(s: Any) -> None:
+    """The gradients of gamma and beta; then the coefficients k, p, q of dz = k g + p z + q in the place of mean and on."""
+    length = s.w * s.lanes
+    scale, shift = _floats(s.coefficients, s.c_out), _floats(s.coefficients + 4 * s.c_out, s.c_out)
+    mean, inverse = _floats(s.coefficients + 8 * s.c_out, s.c_out), _floats(s.coefficients + 12 * s.c_out, s.c_out)
+    gamma_grad, beta_grad = _floats(s.gamma_grad, s.c_out), _floats(s.beta_grad, s.c_out)
+    zero = np.float32(0)
+    count = s.h * s.w * s.batch
+    for c in range(s.c_out):
+        a, b, m = scale[c], shift[c], mean[c]
+        total, moment = 0.0, 0.0
+        for y in range(s.h):
+            at = 4 * (c * s.h + y) * length
+            z, g = _floats(s.z + at, length), _floats(s.y + at, length)
+            part, part_moment = zero, zero
+            if s.relu_last:
+                for n in range(length):
+                    v = zero if a * z[n] + b <= zero else g[n]
+                    part += v
+                    part_moment += v * (z[n] - m)
+            else:
+                for n in range(length):
+                    part += g[n]
+                    part_moment += g[n] * (z[n] - m)
+            total += part
+            moment += part_moment
+        beta_grad[c] = total
+        gamma_grad[c] = moment * inverse[c]
+        slope = -scale[c] * inverse[c] * inverse[c] * moment / count
+        inverse[c] = slope
+        mean[c] = -scale[c] * total / count - slope * m
+
+
+@compiled
+def _deactivate(s: Any, y: int) -> None:
+    """Row y of the gradient of the convolution's output, in its place; the lanes beyond the batch set to zero."""
+    length = s.w * s.lanes
+    scale, shift = _floats(s.coefficients, s.c_out), _floats(s.coefficients + 4 * s.c_out, s.c_out)
+    constant, slope = _floats(s.coefficients + 8 * s.c_out, s.c_out), _floats(s.coefficients + 12 * s.c_out, s.c_out)
+    zero = np.float32(0)
+    for c in range(s.c_out):
+        at = 4 * (c * s.h + y) * length
+        z, g = _floats(s.z + at, length), _floats(s.y + at, length)
+        a, b, p, q = scale[c], shift[c], slope[c], constant[c]
+        if not s.norm:
+            for n in range(length):
+                z[n] = zero if z[n] <= zero else g[n]
+        elif s.relu_first:
+            for n in range(length):
+                z[n] = zero if z[n] <= zero else a * g[n] + (p * z[n] + q)
+        else:
+            for n in range(length):
+                z[n] = (zero if a * z[n] + b <= zero else a * g[n]) + (p * z[n] + q)
+        if s.batch < s.lanes:
+            for x in range(s.w):
+                z[x * s.lanes + s.batch : (x + 1) * s.lanes] = zero
+
+
+@compiled
+def _backward_conv(s: Any) -> None:
+    """From the gradient in y: the parameters' gradients, and the input's in x.
+
+    Row by row: the row's gradient is made, gives its share of the weight gradient, and lets the input rows that no later
+    row needs be overwritten, all while it is in the cache.
+    """
+    length = s.w * s.lanes
+    weights = (1 if s.depthwise else s.c_in) * s.c_out * s.kernel * s.kernel
+    if s.norm:
+        _norm_sums(s)
+    bias_sums = np.zeros(s.c_out)
+    _floats(s.sums, weights * LANES)[:] = 0
+    _pack(s, np.bool_(True))
+    done = 0
+    for y in range(s.h):
+        if s.y != s.z:
+            _deactivate(s, y)
+        if s.bias_grad:
+            for c in range(s.c_out):
+                part = np.float32(0)
+                z = _floats(s.z + 4 * (c * s.h + y) * length, length)
+                for n in range(length):
+                    part += z[n]
+                bias_sums[c] += part
+        _weight_sums(s, y)
+        if s.input_grad:
+            ready = s.h_in if y == s.h - 1 else (y + 1) * s.stride - s.padding
+            for row in range(done, ready):
+                _correlate(s, row, np.bool_(True))
+                if s.skip_grad:
+                    for c in range(s.c_in):
+                        at = 4 * (c * s.h_in + row) * s.w_in * s.lanes
+                        x, g = _floats(s.x + at, s.w_in * s.lanes), _floats(s.skip_grad + at, s.w_in * s.lanes)
+                        for n in range(s.w_in * s.lanes):
+                            x[n] += g[n]
+            done = max(done, ready)
+    _add_lanes(s.sums, weights, s.weight_grad)
+    if s.bias_grad:
+        _floats(s.bias_grad, s.c_out)[:] = bias_sums.astype(np.float32)
+
+
+@compiled
+def _larger(a: Any, b: Any) -> Any:
+    """max(a, b); NaN if either is, the first of equals."""
+    return b if b > a or b != b else a
+
+
+@compiled
+def _forward_max_pool(s: Any) -> None:
+    n_row = s.w_in * s.lanes
+    for c in range(s.c_in):
+        for y in range(s.h):
+            top = _floats(s.x + 4 * (c * s.h_in + 2 * y) * n_row, n_row)
+            bottom = _floats(s.x + 4 * (c * s.h_in + 2 * y + 1) * n_row, n_row)
+            out = _floats(s.y + 4 * (c * s.h + y) * s.w * s.lanes, s.w * s.lanes)
+            for x in range(s.w):
+                i, j, k = 2 * x * s.lanes, (2 * x + 1) * s.lanes, x * s.lanes
+                for n in range(s.lanes):
+                    out[k + n] = _larger(_larger(_larger(top[i + n], top[j + n]), bottom[i + n]), bottom[j + n])
+
+
+@compiled
+def _backward_max_pool(s: Any) -> None:
+    """The gradient goes to the first maximum of the window, row by row, as in torch."""
+    n_row = s.w_in * s.lanes
+    zero = np.float32(0)
+    for c in range(s.c_in):
+        for y in range(s.h_in):
+            if y >= 2 * s.h:
+                _floats(s.x + 4 * (c * s.h_in + y) * n_row, n_row)[:] = zero
+        for y in range(s.h):
+            top = _floats(s.x + 4 * (c * s.h_in + 2 * y) * n_row, n_row)
+            bottom = _floats(s.x + 4 * (c * s.h_in + 2 * y + 1) * n_row, n_row)
+            g = _floats(s.y + 4 * (c * s.h + y) * s.w * s.lanes, s.w * s.lanes)
+            for x in range(s.w):
+                i, j, k = 2 * x * s.lanes, (2 * x + 1) * s.lanes, x * s.lanes
+                for n in range(s.lanes):
+                    v = g[k + n]
+                    p, q, r, t = top[i + n], top[j + n], bottom[i + n], bottom[j + n]
+                    right, low = q > p or q != q, t > r or t != t
+                    upper, lower = (q if right else p), (t if low else r)
+                    down = lower > upper or lower != lower
+                    above, below = (zero if down else v), (v if down else zero)
+                    top[i + n], top[j + n] = (zero if right else above), (above if right else zero)
+                    bottom[i + n], bottom[j + n] = (zero if low else below), (below if low else zero)
+            if 2 * s.w < s.w_in:
+                top[2 * s.w * s.lanes :] = zero
+                bottom[2 * s.w * s.lanes :] = zero
+
+
+@compiled
+def _forward_global_pool(s: Any) -> None:
+    area = s.h_in * s.w_in
+    for c in range(s.c_in):
+        x, out = _floats(s.x + 4 * c * area * s.lanes, area * s.lanes), _floats(s.y + 4 * c * s.lanes, s.lanes)
+        out[:] = 0
+        for k in range(area):
+            for n in range(s.lanes):
+                out[n] += x[k * s.lanes + n]
+        for n in range(s.lanes):
+            out[n] /= np.float32(area)
+
+
+@compiled
+def _backward_global_pool(s: Any) -> None:
+    area = s.h_in * s.w_in
+    for c in range(s.c_in):
+        x, g = _floats(s.x + 4 * c * area * s.lanes, area * s.lanes), _floats(s.y + 4 * c * s.lanes, s.lanes)
+        for k in range(area):
+            for n in range(s.lanes):
+                x[k * s.lanes + n] = g[n] / np.float32(area)
+
+
+@compiled
+def _cross_entropy(address: int, classes: int, batch: int, lanes: int, labels: Any, smoothing: float) -> tuple[float, int]:
+    """Mean loss and number correct; the logits (classes, lanes) become their gradient, zero beyond the batch."""
+    logits = _floats(address, classes * lanes)
+    loss, correct = 0.0, 0
+    for n in range(batch):
+        label = labels[n]
+        best = 0
+        for c in range(1, classes):
+            if logits[c * lanes + n] > logits[best * lanes + n]:
+                best = c
+        correct += best == label
+        peak = float(logits[best * lanes + n])
+        total, mean = 0.0, 0.0
+        for c in range(classes):
+            total += math.exp(logits[c * lanes + n] - peak)
+            mean += logits[c * lanes + n] / classes
+        log_total = math.log(total) + peak
+        loss += log_total - (1 - smoothing) * logits[label * lanes + n] - smoothing * mean
+        for c in range(classes):
+            target = smoothing / classes + (1 - smoothing if c == label else 0.0)
+            logits[c * lanes + n] = (math.exp(logits[c * lanes + n] - log_total) - target) / batch
+    for c in range(classes):
+        logits[c * lanes + batch : (c + 1) * lanes] = 0
+    return loss / batch, correct
+
+
+@entry
+def _run(stages: Any, training: bool, labels: Any, smoothing: float) -> tuple[float, int]:
+    """The tape forward; in training the loss, the number correct and the tape back to the first convolution."""
+    for k in range(len(stages)):
+        s = stages[k]
+        if s.kind == CONV:
+            _forward_conv(s, training)
+        elif s.kind == MAX_POOL:
+            _forward_max_pool(s)
+        else:
+            _forward_global_pool(s)
+    if not training:
+        return 0.0, 0
+    last = stages[len(stages) - 1]
+    loss, correct = _cross_entropy(last.y, last.c_out, last.batch, last.lanes, labels, smoothing)
+    for k in range(len(stages) - 1, -1, -1):
+        s = stages[k]
+        if s.kind == CONV:
+            _backward_conv(s)
+            if not s.input_grad:
+                break
+        elif s.kind == MAX_POOL:
+            _backward_max_pool(s)
+        else:
+            _backward_global_pool(s)
+    return loss, correct
+
+
+# --- images ------------------------------------------------------------------------------------------------------------
+
+
+@entry
+def _gather(images: Any, index: Any, scale: Any, shift: Any, out: Any) -> None:
+    """Sixteen images at a time, so that a line of the output is filled while it is in the cache."""
+    _, channels, h, w = images.shape
+    batch = len(index)
+    for start in range(0, batch, 16):
+        end = min(batch, start + 16)
+        for c in range(channels):
+            for y in range(h):
+                for x in range(w):
+                    for n in range(start, end):
+                        out[c, y, x, n] = images[index[n], c, y, x] * scale[c] + shift[c]
+
+
+@entry
+def _augment(images: Any, index: Any, theta: Any, scale: Any, shift: Any, out: Any) -> None:
+    """Each image is normalised into a frame of background wide enough that no tap needs a bounds check, sampled there,
+    and sixteen of them are written at a time."""
+    _, channels, h, w = images.shape
+    batch = len(index)
+    frame = np.empty((h + 3, w + 3), np.float32)
+    tile = np.empty((16, h, w), np.float32)
+    one, half = np.float32(1), np.float32(0.5)
+    for start in range(0, batch, 16):
+        end = min(batch, start + 16)
+        for c in range(channels):
+            frame[:] = shift[c]
+            for n in range(start, end):
+                image = images[index[n], c]
+                for y in range(h):
+                    for x in range(w):
+                        frame[y + 1, x + 1] = image[y, x] * scale[c] + shift[c]
+                t = theta[n]
+                for y in range(h):
+                    v = np.float32(2 * y + 1) / np.float32(h) - one
+                    for x in range(w):
+                        u = np.float32(2 * x + 1) / np.float32(w) - one
+                        px = ((t[0, 0] * u + t[0, 1] * v + t[0, 2] + one) * np.float32(w) - one) * half
+                        py = ((t[1, 0] * u + t[1, 1] * v + t[1, 2] + one) * np.float32(h) - one) * half
+                        px = min(max(px, -one), np.float32(w)) + one
+                        py = min(max(py, -one), np.float32(h)) + one
+                        ix, iy = int(px), int(py)
+                        fx, fy = px - np.float32(ix), py - np.float32(iy)
+                        a, b = frame[iy, ix], frame[iy, ix + 1]
+                        d, e = frame[iy + 1, ix], frame[iy + 1, ix + 1]
+                        upper, lower = a + fx * (b - a), d + fx * (e - d)
+                        tile[n - start, y, x] = upper + fy * (lower - upper)
+            for y in range(h):
+                for x in range(w):
+                    for n in range(start, end):
+                        out[c, y, x, n] = tile[n - start, y, x]
+
+
+def _affine(mean: float | Sequence[float] | Tensor, std: float | Sequence[float] | Tensor, channels: int) -> Any:
+    """Scale and shift of raw pixels (0 to 255), a channel each."""
+    means = np.broadcast_to(np.asarray(mean, np.float64).ravel(), (channels,))
+    stds = np.broadcast_to(np.asarray(std, np.float64).ravel(), (channels,))
+    return (1 / (255 * stds)).astype(np.float32), (-means / stds).astype(np.float32)
+
+
+def gather(
+    images: Tensor, index: Tensor, mean: float | Sequence[float] | Tensor, std: float | Sequence[float] | Tensor
+) -> Tensor:
+    """The images (M, C, H, W) uint8 at `index` (N,) int64, normalised: (pixel / 255 - mean) / std, (C, H, W, N) float32."""
+    _, channels, h, w = images.shape
+    out = torch.empty(channels, h, w, len(index))
+    _gather(images.numpy(), index.numpy(), *_affine(mean, std, channels), out.numpy())
+    return out
+
+
+def augment(
+    images: Tensor, index: Tensor, theta: Tensor, mean: float | Sequence[float] | Tensor,
+    std: float | Sequence[float] | Tensor,
+) -> Tensor:  # fmt: skip
+    """`gather` through an affine map for each image, `theta` (N, 2, 3) float32.
+
+    Bilinear, with raw pixel 0 outside the image: torch's `affine_grid` and `grid_sample` (align_corners=False, zeros).
+    """
+    _, channels, h, w = images.shape
+    out = torch.empty(channels, h, w, len(index))
+    _augment(images.numpy(), index.numpy(), theta.numpy(), *_affine(mean, std, channels), out.numpy())
+    return out
+
+
+# --- the network -------------------------------------------------------------------------------------------------------
+
+EVALUATION_BATCH = 128
+"""Images evaluated at a time before any training batch has set another size."""
+
+Fields = dict[str, int | float]
+
+
+def _aligned(size: int) -> Tensor:
+    """Zeros, from the start of a cache line."""
+    buffer = torch.zeros(size + 16)
+    start = -buffer.data_ptr() % 64 // 4
+    return buffer[start : start + size]
+
+
+class _Plan:
+    """The tape of one batch size: a record for each stage, and the buffers they point into."""
+
+    def __init__(self, stages: Sequence[Fields], batch: int) -> None:
+        self.lanes = -(-batch // LANES) * LANES
+        self.records = np.zeros(len(stages), STAGE)
+        self.buffers: list[Tensor] = []
+        for name in STAGE.names or ():
+            self.records[name] = [fields.get(name, 0) for fields in stages]
+        self.records["batch"], self.records["lanes"] = batch, self.lanes
+        records = self.records
+        first = records[0]
+        self.images = self.allocate(first["c_in"] * first["h_in"] * first["w_in"] * self.lanes)
+        self.images = self.images.view(first["c_in"], first["h_in"], first["w_in"], self.lanes)
+        value = self.images
+        for record in records:
+            record["x"] = value.data_ptr()
+            value = self.allocate(record["c_out"] * record["h"] * record["w"] * self.lanes)
+            if record["kind"] == CONV:
+                record["z"] = value.data_ptr()
+                record["coefficients"] = self.allocate(4 * record["c_out"]).data_ptr()
+                if record["norm"] or record["relu_last"]:
+                    value = self.allocate(value.numel())
+            record["y"] = value.data_ptr()
+        self.output = value
+        for k, fields in enumerate(stages):
+            if "residual" in fields:
+                start = int(fields["residual"])
+                records[k]["skip"], records[start]["skip_grad"] = records[start]["x"], records[k]["y"]
+        area = int(max(records["kernel"])) ** 2
+        widest = int(max(records["c_in"].max(), records["c_out"].max()))
+        weights = int(max(records["c_in"] * records["c_out"] * records["kernel"] ** 2))
+        records["zeros"] = self.allocate(widest).data_ptr()
+        records["bias"] = np.where(records["bias"] == 0, records["zeros"], records["bias"])
+        records["packed"] = self.allocate(weights).data_ptr()
+        records["sums"] = self.allocate(weights * LANES).data_ptr()
+        records["taps"] = self.allocate(4 * widest * area).data_ptr()
+
+    def allocate(self, size: float) -> Tensor:
+        self.buffers.append(_aligned(int(size)))
+        return self.buffers[-1]
+
+    def read(self, images: Tensor) -> None:
+        """Makes images (C, H, W, N) the tape's input: where they lie, or copied and filled up to whole vectors."""
+        if images.shape[3] == self.lanes and images.is_contiguous() and images.data_ptr() % 64 == 0:
+            self.records[0]["x"] = images.data_ptr()
+        else:
+            self.images[..., : images.shape[3]] = images
+            self.images[..., images.shape[3] :] = 0
+            self.records[0]["x"] = self.images.data_ptr()
+
+
+class Network:
+    """The kernels' view of a model built from an architecture: same parameters, buffers and gradients, no copies.
+
+    An optimizer that works in place on the model's parameters, and anything that copies into them, is seen by the next
+    call. `step` and `logits` set the calling thread to flush denormals. Not for use by two threads at once.
+    """
+
+    def __init__(self, architecture: Architecture, model: nn.Module) -> None:
+        self._shape = architecture.input_shape
+        self._classes = architecture.num_classes
+        self._layers = architecture.layers
+        self._model = model
+        self._parameters = list(model.parameters())
+        self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
+        self._tensors = [*self._parameters, *model.buffers()]
+        self._addresses: list[int] = []
+        self._stages: list[Fields] = []
+        self._plans: dict[int, _Plan] = {}
+
+    def step(self, images: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> tuple[float, int]:
+        """One training step without the optimizer's: mean cross-entropy and the number of correct predictions.
+
+        `images` (C, H, W, N) float32, `labels` (N,) int64. Every parameter's `.grad` is overwritten; running statistics
+        follow torch's. Raises `ValueError` on other shapes or labels, and on a batch whose statistics torch refuses:
+        one value a channel.
+        """
+        self._check(images)
+        batch = images.shape[3]
+        targets = labels.numpy()
+        if targets.dtype != np.int64 or targets.shape != (batch,) or targets.min() < 0 or targets.max() >= self._classes:
+            raise ValueError(f"labels are ({batch},) int64 in 0..{self._classes - 1}, not {tuple(labels.shape)} {labels.dtype}")
+        plan = self._plan(batch)
+        if batch == 1 and any(f.get("norm") and f["h"] * f["w"] == 1 for f in self._stages):
+            raise ValueError("batch norm needs more than one value a channel: train this network on two images or more")
+        torch.set_flush_denormal(True)
+        plan.read(images)
+        loss, correct = _run(plan.records, True, targets, float(label_smoothing))
+        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+            parameter.grad = gradient
+        return loss, correct
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The logits (N, num_classes) of images (C, H, W, N) float32, with running statistics, a batch at a time."""
+        self._check(images)
+        torch.set_flush_denormal(True)
+        count, unlabelled = images.shape[3], np.empty(0, np.int64)
+        plan = self._plan(max(self._plans, default=EVALUATION_BATCH))
+        out = torch.empty(self._classes, count)
+        for start in range(0, count, plan.lanes):
+            chunk = images[..., start : start + plan.lanes]
+            plan.read(chunk)
+            _run(plan.records, False, unlabelled, 0.0)
+            out[:, start : start + plan.lanes] = plan.output.view(self._classes, plan.lanes)[:, : chunk.shape[3]]
+        return out.t().contiguous()
+
+    def _check(self, images: Tensor) -> None:
+        if images.dtype != torch.float32 or images.ndim != 4 or images.shape[:3] != self._shape or not images.shape[3]:
+            raise ValueError(
+                f"images are {self._shape} and one batch dimension more, float32, not {tuple(images.shape)} {images.dtype}"
+            )
+
+    def _plan(self, batch: int) -> _Plan:
+        """The tape for a batch size; all are made anew when the model's tensors have moved. The last three are kept."""
+        addresses = [tensor.data_ptr() for tensor in self._tensors]
+        if addresses != self._addresses:
+            self._addresses = addresses
+            self._stages = _lower(self._layers, self._model, self._gradients)
+            self._plans.clear()
+        if batch not in self._plans:
+            if len(self._plans) == 3:
+                del self._plans[next(iter(self._plans))]
+            self._plans[batch] = _Plan(self._stages, batch)
+        return self._plans[batch]
+
+
+def _lower(layers: Sequence[Layer], model: nn.Module, gradients: Sequence[Tensor]) -> list[Fields]:
+    """The fields of each stage's record that do not depend on the batch; "residual" is the stage that it skips from."""
+    convs = iter([module for module in model.modules() if isinstance(module, nn.Conv2d)])
+    norms = iter([module for module in model.modules() if isinstance(module, nn.BatchNorm2d)])
+    gradient = iter([tensor.data_ptr() for tensor in gradients])
+    stages: list[Fields] = []
+    first: dict[int, int] = {}
+    for k, layer in enumerate(layers):
+        if layer.op in ("conv", "maxpool", "globalpool"):
+            first[k] = len(stages)
+            fields: Fields = {"kind": {"conv": CONV, "maxpool": MAX_POOL, "globalpool": GLOBAL_POOL}[layer.op]}
+            fields["c_in"], fields["h_in"], fields["w_in"] = layer.input_shape
+            fields["c_out"], fields["h"], fields["w"] = layer.output_shape
+            fields["input_grad"] = int(any(stage["kind"] == CONV for stage in stages))
+            stages.append(fields)
+        if layer.op == "conv":
+            conv = next(convs)
+            fields["kernel"], fields["stride"], fields["padding"] = layer.kernel_size, layer.stride, layer.padding
+            fields["depthwise"] = int(layer.groups > 1)
+            fields["weight"], fields["weight_grad"] = conv.weight.data_ptr(), next(gradient)
+            if conv.bias is not None:
+                fields["bias"], fields["bias_grad"] = conv.bias.data_ptr(), next(gradient)
+        elif layer.op == "norm":
+            norm = next(norms)
+            fields["norm"], fields["eps"], fields["momentum"] = 1, norm.eps, norm.momentum
+            fields["gamma"], fields["gamma_grad"] = norm.weight.data_ptr(), next(gradient)
+            fields["beta"], fields["beta_grad"] = norm.bias.data_ptr(), next(gradient)
+            fields["running_mean"], fields["running_var"] = norm.running_mean.data_ptr(), norm.running_var.data_ptr()
+            fields["batches"] = norm.num_batches_tracked.data_ptr()
+        elif layer.op == "relu":
+            fields["relu_first" if layers[k + 1].op == "norm" else "relu_last"] = 1
+        elif layer.op == "add":
+            fields["residual"] = first[layer.skip]
+    if stages[-1]["kind"] == GLOBAL_POOL:
+        # The mean of a linear map is the map of the mean: the classifier then multiplies one pixel instead of all.
+        pool, head = stages.pop(), stages.pop()
+        pool["c_in"] = pool["c_out"] = head["c_in"]
+        head["h_in"] = head["w_in"] = head["h"] = head["w"] = 1
+        stages += [pool, head]
+    return stages
+
+
+def compile_all() -> float:
+    """Compiles every kernel, or loads it from numba's cache on disk; the seconds that took.
+
+    The machine code is cached beside this module, or where NUMBA_CACHE_DIR says, or in the user's cache directory where
+    neither can be written.
+    """
+    start = time.perf_counter()
+    from nas import model
+    from nas.architecture import Architecture
+
+    architecture = Architecture.parse("2 G C", input_shape=(1, 4, 4))
+    network = Network(architecture, model.build(architecture, seed=0))
+    images, index = torch.zeros(1, 1, 4, 4, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
+    batch = augment(images, index, torch.zeros(1, 2, 3), 0.0, 1.0)
+    network.step(batch, index)
+    network.logits(gather(images, index, 0.0, 1.0))
+    return time.perf_counter() - start

@@ -1,0 +1,311 @@
+"""The search space: a fixed-slot encoding of architectures, its cap check, and what it discards.
+
+Every schedule has the same parameters with the same fixed ranges, whatever its depth, so that a sampler models one joint
+space; those of slots beyond the depth are drawn and not used. `decode` turns them into an `Architecture`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+
+from nas.architecture import KNOWN, Architecture, Block, Classifier, Conv, GlobalPool, MaxPool, Shape
+from nas.budget import Budget
+from nas.errors import InfeasibleError, UsageError
+
+SLOTS = 8
+MIN_DEPTH = 3
+STAGES = 3
+
+KINDS = ("conv", "separable", "squeeze")
+HEADS = ("C G", "Cb G", "G C", "G Cb", "G dense C")
+SHRINK = 0.9
+
+OVER_CAP, ILLEGAL, DUPLICATE = "over a cap", "illegal shape", "duplicate"
+DISCARDS = (OVER_CAP, ILLEGAL, DUPLICATE)
+
+Params = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpace:
+    """All schedules of three to eight blocks in up to three stages, at widths that suit the budget.
+
+    Widths are drawn log-uniformly between `min_width` and `max_width`, which follow the cap: five 3x3 layers of width w
+    have about 45 w^2 parameters, and single layers reach 3.75 times that w (50 at a cap of 8,000, which the published
+    designs need). Without a cap on parameters, 100 MACs stand for one.
+    """
+
+    budget: Budget
+    input_shape: Shape = (1, 28, 28)
+    num_classes: int = 10
+
+    @cached_property
+    def max_width(self) -> int:
+        caps = (self.budget.max_params or math.inf, (self.budget.max_macs or math.inf) / 100)
+        return max(6, round(3.75 * math.sqrt(min(caps) / 45)))
+
+    @cached_property
+    def min_width(self) -> int:
+        return max(2, min(4, self.max_width // 6))
+
+    @cached_property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """The fixed ranges, in a fixed order."""
+        width = IntDistribution(self.min_width, self.max_width, log=True)
+        fixed: dict[str, BaseDistribution] = {
+            "depth": IntDistribution(MIN_DEPTH, SLOTS),
+            "first_pool": IntDistribution(1, SLOTS - 2),
+            "second_pool": IntDistribution(0, SLOTS - 2),
+            "down": CategoricalDistribution(("pool", "stride")),
+            "first_kernel": CategoricalDistribution((3, 5)),
+            "order": CategoricalDistribution(("norm-relu", "relu-norm")),
+            "bias": CategoricalDistribution((False, True)),
+            "residual": CategoricalDistribution((False, True)),
+            "head": CategoricalDistribution(HEADS),
+            "dense_width": width,
+        }
+        for stage in range(1, STAGES + 1):
+            fixed[f"padded_{stage}"] = CategoricalDistribution((False, True))
+        for slot in range(1, SLOTS + 1):
+            fixed[f"width_{slot}"] = width
+            if slot > 1:
+                fixed[f"kind_{slot}"] = CategoricalDistribution(KINDS)
+        return fixed
+
+    @property
+    def key(self) -> str:
+        """What a resumed study must share: changes whenever the same parameters would mean another schedule."""
+        return f"slots-1 depth {MIN_DEPTH}-{SLOTS} width {self.min_width}-{self.max_width}"
+
+    def decode(self, params: Mapping[str, Any]) -> Architecture:
+        """The schedule of a point of the space. Raises `UsageError` where its map shrinks to nothing."""
+        depth: int = params["depth"]
+        pools = {params["first_pool"]}
+        if params["second_pool"]:
+            pools.add(params["first_pool"] + params["second_pool"])
+        common = {"bias": params["bias"], "relu_first": params["order"] == "relu-norm"}
+        blocks: list[Block] = []
+        stage, width = 1, self.input_shape[0]
+        stride = 1
+        for slot in range(1, depth + 1):
+            kind = params[f"kind_{slot}"] if slot > 1 else "conv"
+            squeeze = kind == "squeeze"
+            padded = squeeze or params[f"padded_{stage}"]
+            kernel = 1 if squeeze else params["first_kernel"] if slot == 1 else 3
+            plain = slot > 1 and stride == 1 and padded and width == params[f"width_{slot}"]
+            width = params[f"width_{slot}"]
+            blocks.append(
+                Conv(
+                    width=width,
+                    separable=kind == "separable",
+                    kernel_size=kernel,
+                    stride=stride,
+                    padded=padded,
+                    residual=params["residual"] and plain and not squeeze,
+                    **common,
+                )
+            )
+            stride = 1
+            if slot in pools and slot < depth:
+                stage += 1
+                if params["down"] == "pool":
+                    blocks.append(MaxPool())
+                else:
+                    stride = 2
+        head: str = params["head"]
+        if head.startswith("C"):
+            blocks += [Classifier(bias="b" in head), GlobalPool()]
+        else:
+            blocks.append(GlobalPool())
+            if "dense" in head:
+                blocks.append(Conv(width=params["dense_width"], kernel_size=1, bias=True, norm=False))
+            blocks.append(Classifier(bias="b" in head))
+        return Architecture(blocks=tuple(blocks), input_shape=self.input_shape, num_classes=self.num_classes)
+
+    def encode(self, architecture: Architecture) -> Params | None:
+        """A point that decodes to `architecture`, or None where the space does not hold it."""
+        convs = [block for block in architecture.blocks[: _head(architecture)] if isinstance(block, Conv)]
+        if not MIN_DEPTH <= len(convs) <= SLOTS:
+            return None
+        params: Params = {name: _default(distribution) for name, distribution in self.distributions.items()}
+        params["depth"] = len(convs)
+        pools: list[int] = []
+        slot = 0
+        for block in architecture.blocks[: _head(architecture)]:
+            if isinstance(block, MaxPool):
+                pools.append(slot)
+            elif isinstance(block, Conv):
+                slot += 1
+                if block.stride == 2:
+                    pools.append(slot - 1)
+                    params["down"] = "stride"
+                params[f"width_{slot}"] = block.width
+                if slot == 1:
+                    params["first_kernel"] = block.kernel_size
+                else:
+                    params[f"kind_{slot}"] = (
+                        "separable" if block.separable else "squeeze" if block.kernel_size == 1 else "conv"
+                    )
+                if block.kernel_size != 1 and len(pools) < STAGES:
+                    params[f"padded_{len(pools) + 1}"] = block.padded
+                params["residual"] = params["residual"] or block.residual
+        params["order"] = "relu-norm" if convs[0].relu_first else "norm-relu"
+        params["bias"] = convs[0].bias
+        params["first_pool"] = pools[0] if pools else SLOTS - 2
+        params["second_pool"] = pools[1] - pools[0] if len(pools) > 1 else 0
+        tail = architecture.blocks[_head(architecture) :]
+        params["head"] = " ".join("dense" if isinstance(block, Conv) else str(block) for block in tail)
+        params["dense_width"] = next((b.width for b in tail if isinstance(b, Conv)), params["dense_width"])
+        try:
+            held = all(d._contains(d.to_internal_repr(params[name])) for name, d in self.distributions.items())
+            return params if held and self.decode(params) == architecture else None
+        except (UsageError, ValueError):
+            return None
+
+    def check(self, params: Mapping[str, Any], seen: Collection[str]) -> tuple[Architecture | None, str | None]:
+        """The schedule, or why it is discarded: one of `DISCARDS`. Builds nothing; some 90 microseconds."""
+        try:
+            architecture = self.decode(params)
+        except UsageError:
+            return None, ILLEGAL
+        if not self.budget.admits(architecture.num_params, architecture.macs):
+            return None, OVER_CAP
+        return (None, DUPLICATE) if str(architecture) in seen else (architecture, None)
+
+    def random(self, rng: np.random.Generator) -> Params:
+        """A point to start from: widths that grow from stage to stage, scaled to about half to all of the budget.
+
+        Independent log-uniform widths would fill a third of the budget at the median, and larger networks are better
+        ones far more often than not. Biases, which a batch norm makes useless, come one time in sixteen.
+        """
+        params: Params = {}
+        for name, distribution in self.distributions.items():
+            if isinstance(distribution, IntDistribution):
+                params[name] = int(rng.integers(distribution.low, distribution.high + 1))
+            elif isinstance(distribution, CategoricalDistribution):
+                params[name] = distribution.choices[int(rng.integers(len(distribution.choices)))]
+        params["bias"] = bool(rng.random() < 1 / 16)
+        pools = (params["first_pool"], params["first_pool"] + params["second_pool"])
+        growth = math.exp(rng.uniform(0, 0.7))
+        shape = {
+            f"width_{slot}": growth ** sum(slot > pool for pool in pools) * math.exp(rng.uniform(-0.4, 0.4))
+            for slot in range(1, SLOTS + 1)
+        } | {"dense_width": growth}
+        base, fill = self.max_width / 5, rng.uniform(0.5, 1.05)
+        for _ in range(3):  # counts grow about as the square of the widths: three steps come close
+            params |= {
+                name: min(max(round(base * relative), self.min_width), self.max_width)
+                for name, relative in shape.items()
+            }
+            try:
+                architecture = self.decode(params)
+            except UsageError:  # an illegal shape at any width
+                break
+            base *= math.sqrt(fill / self.budget.share(architecture.num_params, architecture.macs))
+        return params
+
+    def propose(
+        self,
+        draw: Callable[[int], Params],
+        seen: Collection[str],
+        rng: np.random.Generator,
+        *,
+        tries: int = 200,
+    ) -> tuple[Params, Counter[str], bool]:
+        """Draw until a schedule is legal, within the caps and not in `seen`: `draw(n)` gives the n-th proposal.
+
+        After `tries` discards, proposals over a cap are shrunk to fit as well. Returns the point, the discards by
+        reason, and whether it was shrunk. Raises `InfeasibleError` when twenty times as many find nothing.
+        """
+        discards: Counter[str] = Counter()
+        for attempt in range(21 * tries):
+            params = draw(attempt)
+            _, reason = self.check(params, seen)
+            if reason is None:
+                return params, discards, False
+            discards[reason] += 1
+            if attempt >= tries and reason == OVER_CAP:
+                shrunk = self.shrink(params)
+                if shrunk is not None and self.check(shrunk, seen)[1] is None:
+                    discards[reason] -= 1  # the proposal lives on as the smaller schedule
+                    return shrunk, discards, True
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in discards.most_common())
+        raise InfeasibleError(
+            f"no new schedule of {self.budget} in {21 * tries:,} proposals ({counts}): "
+            f"{len(seen):,} have been tried; raise the cap or stop here"
+        )
+
+    def shrink(self, params: Params) -> Params | None:
+        """The widths narrowed together, a tenth at a time, until the caps admit the schedule; None if they never do."""
+        widths = [name for name in params if "width" in name]
+        shrunk = dict(params)
+        while any(shrunk[name] > self.min_width for name in widths):
+            for name in widths:
+                shrunk[name] = max(self.min_width, int(shrunk[name] * SHRINK))
+            architecture = self.decode(shrunk)
+            if self.budget.admits(architecture.num_params, architecture.macs):
+                return shrunk
+        return None
+
+    def known(self) -> list[tuple[str, Params]]:
+        """The published designs that the space holds and the caps admit, as (name, point), largest first."""
+        found = []
+        for design in KNOWN:
+            try:
+                architecture = Architecture.parse(
+                    design.text, input_shape=self.input_shape, num_classes=self.num_classes
+                )
+            except UsageError:  # its map shrinks to nothing on a smaller input
+                continue
+            params = self.encode(architecture)
+            if params is not None and self.budget.admits(architecture.num_params, architecture.macs):
+                found.append((architecture.num_params, design.name, params))
+        return [(name, params) for _, name, params in sorted(found, key=lambda item: -item[0])]
+
+    def smallest(self) -> tuple[int, int]:
+        """The least parameters and the least MACs of any schedule of the space (of two schedules, maybe)."""
+        params: Params = {name: _default(distribution) for name, distribution in self.distributions.items()}
+        params |= {"depth": MIN_DEPTH, "down": "pool", "first_pool": 1, "second_pool": 1}
+        least_params, least_macs = math.inf, math.inf
+        for kind in KINDS:
+            for head in HEADS:
+                for padded in (False, True):
+                    point = params | {f"kind_{slot}": kind for slot in range(2, SLOTS + 1)} | {"head": head}
+                    point |= {f"padded_{stage}": padded for stage in range(1, STAGES + 1)}
+                    try:
+                        architecture = self.decode(point)
+                    except UsageError:
+                        continue
+                    least_params = min(least_params, architecture.num_params)
+                    least_macs = min(least_macs, architecture.macs)
+        return int(least_params), int(least_macs)
+
+    def require_feasible(self) -> None:
+        """Raise `InfeasibleError`, with the smallest possible count, when no schedule meets the caps."""
+        for cap, least, unit in zip(
+            (self.budget.max_params, self.budget.max_macs), self.smallest(), ("parameters", "MACs"), strict=True
+        ):
+            if cap is not None and cap < least:
+                raise InfeasibleError(
+                    f"no schedule of the space has {cap:,} {unit} or fewer: the smallest has {least:,}; raise the cap"
+                )
+
+
+def _head(architecture: Architecture) -> int:
+    """The index of the first block of the head."""
+    return next(i for i, block in enumerate(architecture.blocks) if isinstance(block, GlobalPool | Classifier))
+
+
+def _default(distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, IntDistribution):
+        return distribution.low
+    assert isinstance(distribution, CategoricalDistribution)
+    return distribution.choices[0]

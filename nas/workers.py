@@ -1,0 +1,210 @@
+"""Worker processes that only train: the parent hands out jobs, hears of every epoch, and answers go on or stop."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+import torch.multiprocessing as mp
+
+from nas import kernels
+from nas.architecture import Architecture
+from nas.data import Split, TrainingData
+from nas.errors import NasError
+from nas.train import Backend, Epoch, Recipe, Run, choose_backend, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training: `key` is the caller's own name for it."""
+
+    key: Any
+    architecture: Architecture
+    recipe: Recipe
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """What a worker says of its job: a step, an epoch (which waits for `Pool.answer`), the run, or why there is none."""
+
+    worker: int
+    job: Job
+    step: tuple[int, int] | None = None
+    epoch: Epoch | None = None
+    run: Run | None = None
+    failure: str | None = None
+
+
+@dataclass
+class _Worker:
+    process: Any
+    pipe: Connection
+    job: Job | None = None
+
+
+class Pool:
+    """`count` spawned processes of `threads` threads each; use as a context manager, which ends them.
+
+    The training data travel once, in shared memory. `evaluation` is what every epoch is scored on: the search passes
+    the validation split, a full run the test split it was given.
+    """
+
+    def __init__(
+        self, count: int, training: TrainingData, evaluation: Split, *, device: str, backend: Backend, threads: int = 1
+    ) -> None:
+        if choose_backend(device, backend)[0] == "kernels":
+            kernels.compile_all()  # here, once: workers find the kernels in the cache
+        self._context = mp.get_context("spawn")
+        self._arguments = (training, evaluation, device, backend, threads)
+        self._workers = [self._spawn() for _ in range(count)]
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    @property
+    def idle(self) -> int | None:
+        """The number of a worker without a job, or None."""
+        return next((number for number, worker in enumerate(self._workers) if worker.job is None), None)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs under way."""
+        return [worker.job for worker in self._workers if worker.job is not None]
+
+    def submit(self, job: Job) -> int:
+        """Hand `job` to an idle worker and return that worker's number."""
+        number = self.idle
+        assert number is not None, "submit needs an idle worker"
+        worker = self._workers[number]
+        worker.job = job
+        try:
+            worker.pipe.send(job)
+        except (BrokenPipeError, ConnectionError):  # it died while idle; messages() will say so
+            pass
+        return number
+
+    def messages(self, timeout: float) -> Iterator[Message]:
+        """What came in within `timeout` seconds; a worker that died is replaced and its job reported as failed."""
+        pipes = {worker.pipe: number for number, worker in enumerate(self._workers) if worker.job is not None}
+        for pipe in wait(list(pipes), timeout) if pipes else []:
+            number = pipes[pipe]  # type: ignore[index]
+            worker = self._workers[number]
+            assert worker.job is not None
+            try:
+                kind, value = worker.pipe.recv()
+            except (EOFError, ConnectionError):
+                worker.process.join()
+                job, code = worker.job, worker.process.exitcode
+                self._workers[number] = self._spawn()
+                yield Message(worker=number, job=job, failure=f"the worker died (exit code {code}; out of memory?)")
+                continue
+            if kind == "bug":
+                raise RuntimeError(f"a worker failed on {worker.job.architecture}:\n{value}")
+            message = Message(worker=number, job=worker.job, **{kind: value})
+            if kind in ("run", "failure"):
+                worker.job = None
+            yield message
+
+    def answer(self, message: Message, *, stop: bool) -> None:
+        """Let the worker that reported an epoch go on, or stop there."""
+        with contextlib.suppress(BrokenPipeError, ConnectionError):  # messages() reports a dead worker
+            self._workers[message.worker].pipe.send(stop)
+
+    def close(self) -> None:
+        """End every worker at once; jobs under way are lost."""
+        for worker in self._workers:
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join(5)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            worker.pipe.close()
+        self._workers = []
+
+    def _spawn(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        threads = self._arguments[-1]
+        with _environment(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads)):
+            process = self._context.Process(target=_work, args=(theirs, *self._arguments), daemon=True)
+            process.start()
+        theirs.close()
+        return _Worker(process=process, pipe=ours)
+
+
+def _work(
+    pipe: Connection, training: TrainingData, evaluation: Split, device: str, backend: Backend, threads: int
+) -> None:
+    """A worker's life: jobs until the parent goes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    torch.set_num_threads(threads)
+    training, evaluation = _to(training, device), evaluation.to(device)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionError):  # the parent is gone
+        while True:
+            job: Job = pipe.recv()
+            try:
+                pipe.send(("run", _train(pipe, job, training, evaluation, device, backend)))
+            except NasError as error:
+                pipe.send(("failure", str(error)))
+            except torch.OutOfMemoryError as error:
+                pipe.send(("failure", f"out of memory: {str(error).splitlines()[0]}"))
+            except (EOFError, BrokenPipeError, ConnectionError):
+                raise
+            except Exception:
+                pipe.send(("bug", traceback.format_exc()))
+
+
+def _train(
+    pipe: Connection, job: Job, training: TrainingData, evaluation: Split, device: str, backend: Backend
+) -> Run:
+    told = time.monotonic()
+
+    def on_step(step: int, steps: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > 0.5:
+            told = time.monotonic()
+            pipe.send(("step", (step, steps)))
+
+    def on_epoch(epoch: Epoch) -> bool:
+        pipe.send(("epoch", epoch))
+        return bool(pipe.recv())
+
+    return train(
+        job.architecture, training, evaluation, job.recipe, seed=job.seed, device=device, backend=backend,
+        on_epoch=on_epoch, on_step=on_step,
+    )  # fmt: skip
+
+
+def _to(training: TrainingData, device: str) -> TrainingData:
+    return dataclasses.replace(training, train=training.train.to(device), validation=None)
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Environment variables for a child that is started inside."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
