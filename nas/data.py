@@ -43,6 +43,7 @@ __all__ = [
     "TrainingData",
     "augment",
     "locate",
+    "named",
     "normalise",
     "open_test",
     "random_affine",
@@ -230,7 +231,7 @@ def resolve(name: str | None, *, data_dir: Path | None, download: bool = True) -
     """
     root = locate(data_dir)
     if name is not None:
-        dataset = _named(name)
+        dataset = named(name)
         if failure := _fetch(dataset, "train", root, download=download):
             raise _missing(dataset, "train", root, failure)
         return dataset
@@ -240,7 +241,8 @@ def resolve(name: str | None, *, data_dir: Path | None, download: bool = True) -
     return DATASETS["mnist"]
 
 
-def _named(name: str) -> Dataset:
+def named(name: str) -> Dataset:
+    """The data set of this name, looked for nowhere; raises UsageError for an unknown one."""
     if name not in DATASETS:
         raise UsageError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
     return DATASETS[name]

@@ -369,8 +369,8 @@ def _write_log(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def _write_weights(path: Path, architecture: Architecture, state_dict: Mapping[str, Tensor]) -> None:
     from safetensors.torch import save
 
-    # Cloned: safetensors takes neither views of one buffer, which averaged weights may be, nor channels-last strides.
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
+    # Contiguous: safetensors takes no channels-last strides.
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
     if problem := _misfit(architecture, state):
         raise StorageError(f"weights that are not those of '{architecture}' cannot be exported: {problem}; train again")
     digest = _digest(state)

@@ -228,12 +228,12 @@ def _dots(
         with _loop(b, pixels) as pixel, _loop(b, vectors) as vector:
             lane = b.mul(vector, _int(VECTOR))
             at = b.add(lane, b.mul(pixel, source_step))
-            xs = [_load(b, b.add(start, at)) for start in starts]
-            at = b.add(lane, b.mul(pixel, gradient_step))
-            for row in range(height):
-                g = _load(b, b.add(b.add(gradient, b.mul(gradient_plane, _int(row))), at))
-                for x, accumulator in zip(xs, block[row], strict=True):
-                    _multiply_add(b, accumulator, g, x)
+            across = b.add(lane, b.mul(pixel, gradient_step))
+            gs = [_load(b, b.add(b.add(gradient, b.mul(gradient_plane, _int(row))), across)) for row in range(height)]
+            for tap, start in enumerate(starts):
+                x = _load(b, b.add(start, at))
+                for row in range(height):
+                    _multiply_add(b, block[row][tap], gs[row], x)
         for row in range(height):
             for place, accumulator in zip(places[row], block[row], strict=True):
                 _store(b, b.load(accumulator), place)
@@ -441,21 +441,23 @@ def _add_lanes(sums: int, size: int, target: int) -> None:
 @compiled
 def _moments(address: int, w: int, batch: int, lanes: int) -> tuple[float, float]:
     """Mean and summed squared deviation of a row, in two passes over the L1 cache; lanes beyond the batch left out."""
-    values = _floats(address, w * lanes)
     runs, run = (1, w * lanes) if batch == lanes else (w, batch)
     total = 0.0
     for k in range(runs):
+        values = _floats(address + 4 * k * lanes, run)
         part = np.float32(0)
-        for n in range(k * lanes, k * lanes + run):
+        for n in range(run):
             part += values[n]
         total += part
     mean = total / (w * batch)
     centre = np.float32(mean)
     squares = 0.0
     for k in range(runs):
+        values = _floats(address + 4 * k * lanes, run)
         part = np.float32(0)
-        for n in range(k * lanes, k * lanes + run):
-            part += (values[n] - centre) * (values[n] - centre)
+        for n in range(run):
+            delta = values[n] - centre
+            part += delta * delta
         squares += part
     return mean, squares
 
@@ -801,8 +803,8 @@ def _augment(images: Any, index: Any, theta: Any, scale: Any, shift: Any, out: A
                         u = np.float32(2 * x + 1) / np.float32(w) - one
                         px = ((t[0, 0] * u + t[0, 1] * v + t[0, 2] + one) * np.float32(w) - one) * half
                         py = ((t[1, 0] * u + t[1, 1] * v + t[1, 2] + one) * np.float32(h) - one) * half
-                        px = min(max(px, -one), np.float32(w)) + one
-                        py = min(max(py, -one), np.float32(h)) + one
+                        px = (min(px, np.float32(w)) if px > -one else -one) + one  # NaN: outside
+                        py = (min(py, np.float32(h)) if py > -one else -one) + one
                         ix, iy = int(px), int(py)
                         fx, fy = px - np.float32(ix), py - np.float32(iy)
                         a, b = frame[iy, ix], frame[iy, ix + 1]
@@ -815,35 +817,40 @@ def _augment(images: Any, index: Any, theta: Any, scale: Any, shift: Any, out: A
                         out[c, y, x, n] = tile[n - start, y, x]
 
 
-def _affine(mean: float | Sequence[float] | Tensor, std: float | Sequence[float] | Tensor, channels: int) -> Any:
-    """Scale and shift of raw pixels (0 to 255), a channel each."""
-    means = np.broadcast_to(np.asarray(mean, np.float64).ravel(), (channels,))
-    stds = np.broadcast_to(np.asarray(std, np.float64).ravel(), (channels,))
-    return (1 / (255 * stds)).astype(np.float32), (-means / stds).astype(np.float32)
+Channels = float | Sequence[float] | Tensor
 
 
-def gather(
-    images: Tensor, index: Tensor, mean: float | Sequence[float] | Tensor, std: float | Sequence[float] | Tensor
-) -> Tensor:
-    """The images (M, C, H, W) uint8 at `index` (N,) int64, normalised: (pixel / 255 - mean) / std, (C, H, W, N) float32."""
-    _, channels, h, w = images.shape
-    out = torch.empty(channels, h, w, len(index))
-    _gather(images.numpy(), index.numpy(), *_affine(mean, std, channels), out.numpy())
+def gather(images: Tensor, index: Tensor, mean: Channels, std: Channels) -> Tensor:
+    """The images (M, C, H, W) uint8 at `index` (N,) int64, normalised: (pixel / 255 - mean) / std, (C, H, W, N) float32.
+
+    `mean` and `std` are one number or one a channel. Raises `IndexError` on an index outside the images.
+    """
+    scale, shift, out = _prepare(images, index, mean, std)
+    _gather(images.numpy(), index.numpy(), scale, shift, out.numpy())
     return out
 
 
-def augment(
-    images: Tensor, index: Tensor, theta: Tensor, mean: float | Sequence[float] | Tensor,
-    std: float | Sequence[float] | Tensor,
-) -> Tensor:  # fmt: skip
+def augment(images: Tensor, index: Tensor, theta: Tensor, mean: Channels, std: Channels) -> Tensor:
     """`gather` through an affine map for each image, `theta` (N, 2, 3) float32.
 
     Bilinear, with raw pixel 0 outside the image: torch's `affine_grid` and `grid_sample` (align_corners=False, zeros).
     """
-    _, channels, h, w = images.shape
-    out = torch.empty(channels, h, w, len(index))
-    _augment(images.numpy(), index.numpy(), theta.numpy(), *_affine(mean, std, channels), out.numpy())
+    scale, shift, out = _prepare(images, index, mean, std)
+    if theta.shape != (len(index), 2, 3) or theta.dtype != torch.float32:
+        raise ValueError(f"theta is ({len(index)}, 2, 3) float32, not {tuple(theta.shape)} {theta.dtype}")
+    _augment(images.numpy(), index.numpy(), theta.contiguous().numpy(), scale, shift, out.numpy())
     return out
+
+
+def _prepare(images: Tensor, index: Tensor, mean: Channels, std: Channels) -> tuple[Any, Any, Tensor]:
+    """Scale and shift of a raw pixel, a channel each, and room for the batch."""
+    count, channels, h, w = images.shape
+    if len(index) and (int(index.min()) < 0 or int(index.max()) >= count):
+        raise IndexError(f"an index lies in 0..{count - 1}, not {int(index.min())} or {int(index.max())}")
+    means = np.broadcast_to(np.asarray(mean, np.float64).ravel(), (channels,))
+    stds = np.broadcast_to(np.asarray(std, np.float64).ravel(), (channels,))
+    scale, shift = (1 / (255 * stds)).astype(np.float32), (-means / stds).astype(np.float32)
+    return scale, shift, torch.empty(channels, h, w, len(index))
 
 
 # --- the network -------------------------------------------------------------------------------------------------------

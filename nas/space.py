@@ -7,6 +7,7 @@ space; those of slots beyond the depth are drawn and not used. `decode` turns th
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -216,7 +217,6 @@ class SearchSpace:
         self,
         draw: Callable[[int], Params],
         seen: Collection[str],
-        rng: np.random.Generator,
         *,
         tries: int = 200,
     ) -> tuple[Params, Counter[str], bool]:
@@ -297,6 +297,33 @@ class SearchSpace:
                 raise InfeasibleError(
                     f"no schedule of the space has {cap:,} {unit} or fewer: the smallest has {least:,}; raise the cap"
                 )
+
+
+def survey(space: SearchSpace, *, samples: int, seed: int) -> dict[str, Any]:
+    """What random proposals of a space come to, without training: shares, counts, depths, examples, speed."""
+    rng = np.random.default_rng(seed)
+    began = time.perf_counter()
+    reasons: Counter[str] = Counter()
+    fitting: list[Architecture] = []
+    for _ in range(samples):
+        architecture, reason = space.check(space.random(rng), ())
+        reasons[reason or "fit"] += 1
+        if architecture is not None:
+            fitting.append(architecture)
+    seconds = time.perf_counter() - began
+    depths = Counter(architecture.depth for architecture in fitting)
+    sizes = [architecture.num_params for architecture in fitting] or [0]
+    return {
+        "samples": samples,
+        "per_second": round(samples / seconds),
+        "shares": {reason: reasons[reason] / samples for reason in ("fit", OVER_CAP, ILLEGAL)},
+        "distinct": len({str(architecture) for architecture in fitting}),
+        "num_params": [round(float(q)) for q in np.percentile(sizes, (5, 50, 95))],
+        "smallest": space.smallest()[0],
+        "depths": {depth: depths[depth] / max(1, len(fitting)) for depth in sorted(depths)},
+        "widths": [space.min_width, space.max_width],
+        "examples": [(str(architecture), architecture.num_params) for architecture in fitting[:8]],
+    }
 
 
 def _head(architecture: Architecture) -> int:

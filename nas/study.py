@@ -76,13 +76,13 @@ def create(name: str, storage: str | None, settings: Mapping[str, Any], record: 
     key that differs, `StorageError` for a database that cannot be used.
     """
     if storage is None:
-        with storage_errors(str(folder(name))):
+        try:
             folder(name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot make {folder(name)} ({error.strerror}): free it, or set NAS_STUDIES") from error
     url = storage or database(name)
     with storage_errors(url):
-        study = optuna.create_study(
-            study_name=name, storage=_storage(url), direction="maximize", load_if_exists=True
-        )
+        study = optuna.create_study(study_name=name, storage=_storage(url), direction="maximize", load_if_exists=True)
         known = study.user_attrs.get(SETTINGS)
         if known is None:
             study.set_user_attr(SETTINGS, dict(settings))
@@ -116,9 +116,7 @@ def finalists(study: optuna.Study) -> optuna.Study:
     """The second study of the same storage, which `study` points to; made when it is not there."""
     name = finalists_name(study.study_name)
     with storage_errors(study.study_name):
-        second = optuna.create_study(
-            study_name=name, storage=study._storage, direction="maximize", load_if_exists=True
-        )
+        second = optuna.create_study(study_name=name, storage=study._storage, direction="maximize", load_if_exists=True)
         if study.user_attrs.get("finalists") != name:
             study.set_user_attr("finalists", name)
         return second
@@ -157,7 +155,9 @@ def counts(study: optuna.Study) -> dict[str, int]:
     """Every schedule accounted for: generated = discards by reason + trials of every state (duplicates of none)."""
     with storage_errors(study.study_name):
         trials = study.get_trials(deepcopy=False)
-    discards = {reason: sum(trial.user_attrs.get("discards", {}).get(reason, 0) for trial in trials) for reason in DISCARDS}
+    discards = {
+        reason: sum(trial.user_attrs.get("discards", {}).get(reason, 0) for trial in trials) for reason in DISCARDS
+    }
     states = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
     shrunk = sum(bool(trial.user_attrs.get("shrunk")) for trial in trials)
     return {"generated": sum(discards.values()) + len(trials), **discards, **states, "shrunk to fit": shrunk}
@@ -222,7 +222,7 @@ def storage_errors(where: str) -> Iterator[None]:
     """Turn the failures of a database into a one-line `StorageError`."""
     try:
         yield
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         cause = error.__cause__ or getattr(error, "orig", None) or error
         first = (str(getattr(cause, "orig", None) or cause).splitlines() or [type(cause).__name__])[0]
         raise StorageError(

@@ -32,8 +32,9 @@ class Recipe:
     """How a network is trained: AdamW on a one-cycle schedule, random affine maps, and an average of the weights.
 
     `batch_size` and `peak_rate` belong together: batch 64 at the rate of 128 cost 0.1 points on the starting network.
-    `average` is the horizon of the exponential moving average as a share of all steps, so that it scales with short runs;
-    0.07 is a decay of 0.998 over 15 epochs of 60,000 images. `translate` is in pixels, `scale` and `shear` are fractions.
+    `average` is the horizon of the exponential moving average as a share of all steps, so that it scales with short
+    runs; 0.07 is a decay of 0.998 over 15 epochs of 60,000 images. `translate` is in pixels, `scale` and `shear` are
+    fractions.
     """
 
     epochs: int = 15
@@ -161,7 +162,8 @@ def train(
                 on_step(step, steps)
         if not math.isfinite(total):
             raise Diverged(
-                f"the loss is {float(total)} in epoch {len(epochs) + 1}: lower peak_rate ({recipe.peak_rate}) or drop this network"
+                f"the loss is {float(total)} in epoch {len(epochs) + 1}: "
+                f"lower peak_rate ({recipe.peak_rate}) or drop this network"
             )
         loss, hits = score(judge, evaluation)
         epochs.append(
@@ -199,7 +201,8 @@ def evaluate(
 @torch.inference_mode()
 def score(network: _Network, evaluation: Split) -> tuple[float, int]:
     """Mean cross-entropy and number correct, with running statistics, over the whole split."""
-    loss, correct = 0.0, 0
+    loss: Any = 0.0  # tensors on a GPU: read once at the end, not batch by batch
+    correct: Any = 0
     for start, end in _batches(len(evaluation), 512, least=1):
         index = torch.arange(start, end, device=evaluation.labels.device)
         logits, labels = network.logits(network.batch(evaluation, index, None)), evaluation.labels[start:end]

@@ -35,7 +35,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """What a worker says of its job: a step, an epoch (which waits for `Pool.answer`), the run, or why there is none."""
+    """What a worker says of its job: a step, an epoch (then it waits for `Pool.answer`), the run, or why it failed."""
 
     worker: int
     job: Job
@@ -93,10 +93,8 @@ class Pool:
         assert number is not None, "submit needs an idle worker"
         worker = self._workers[number]
         worker.job = job
-        try:
+        with contextlib.suppress(BrokenPipeError, ConnectionError):  # it died while idle; messages() will say so
             worker.pipe.send(job)
-        except (BrokenPipeError, ConnectionError):  # it died while idle; messages() will say so
-            pass
         return number
 
     def messages(self, timeout: float) -> Iterator[Message]:
@@ -138,6 +136,12 @@ class Pool:
             worker.pipe.close()
         self._workers = []
 
+    def restart(self) -> None:
+        """End every worker and its job at once, and start as many new ones."""
+        count = len(self._workers)
+        self.close()
+        self._workers = [self._spawn() for _ in range(count)]
+
     def _spawn(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         threads = self._arguments[-1]
@@ -170,9 +174,7 @@ def _work(
                 pipe.send(("bug", traceback.format_exc()))
 
 
-def _train(
-    pipe: Connection, job: Job, training: TrainingData, evaluation: Split, device: str, backend: Backend
-) -> Run:
+def _train(pipe: Connection, job: Job, training: TrainingData, evaluation: Split, device: str, backend: Backend) -> Run:
     told = time.monotonic()
 
     def on_step(step: int, steps: int) -> None:

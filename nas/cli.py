@@ -1,0 +1,494 @@
+"""The command line: parse, call, print. The one place where errors become exit codes.
+
+Nothing heavy is imported until a command needs it: `nas --help` must answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from nas import budget as budgets
+from nas.architecture import Architecture
+from nas.budget import Budget
+from nas.errors import NasError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from nas.data import Dataset, TrainingData
+    from nas.run import FullRun
+    from nas.search import Outcome, Settings
+    from nas.space import SearchSpace
+
+TARGET_MISSED, INTERRUPTED = 1, 130
+
+Backend = Literal["auto", "kernels", "torch"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: nas search --max-params 8000",
+)
+
+MaxParams = Annotated[int | None, typer.Option("--max-params", help="At most this many learnable parameters.")]
+MaxMacs = Annotated[int | None, typer.Option("--max-macs", help="At most this many multiply-accumulates an image.")]
+BudgetFile = Annotated[str | None, typer.Option("--budget", help="A track such as 8k, or a .toml file.")]
+DatasetName = Annotated[
+    str | None,
+    typer.Option("--dataset", help="mnist, fashion-mnist, kmnist, emnist-digits, cifar10, mnist-5k or synthetic."),
+]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Where data sets lie; else NAS_DATA_DIR, else the user cache.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of every draw.", min=0, max=2**31 - 1)]
+StudyName = Annotated[str | None, typer.Option("--study", help="A study by name; the latest unless said.")]
+Storage = Annotated[
+    str | None, typer.Option("--storage", help="An Optuna storage URL instead of studies/NAME/study.db.")
+]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one a core on a CPU, one on a GPU.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+BackendName = Annotated[Backend, typer.Option("--backend", help="Kernels are for a CPU alone.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
+RequireTarget = Annotated[bool, typer.Option("--require-target", help="Exit with 1 when the target is not met.")]
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Neural architecture search for small image networks under a hard parameter budget."""
+    if version:
+        from importlib.metadata import version as installed
+
+        print(f"nas {installed('nas')}")
+        raise typer.Exit
+
+
+@app.command(epilog="Example: nas search --max-params 8000 --trials 60")
+def search(
+    max_params: MaxParams = None,
+    max_macs: MaxMacs = None,
+    budget: BudgetFile = None,
+    dataset: DatasetName = None,
+    data_dir: DataDir = None,
+    trials: Annotated[
+        int, typer.Option(min=1, help="Finished trials in total, those of a resumed study included.")
+    ] = 40,
+    timeout: Annotated[str | None, typer.Option(help="Limit for everything: 90s, 20m, 2h.")] = None,
+    workers: Workers = None,
+    seed: Seed = 0,
+    study: Annotated[str | None, typer.Option("--study", help="Its name; from data set and caps unless said.")] = None,
+    storage: Storage = None,
+    sampler: Annotated[Literal["tpe", "random"], typer.Option(help="What proposes schedules.")] = "tpe",
+    pruner: Annotated[Literal["median", "none"], typer.Option(help="What stops brief trials.")] = "median",
+    known: Annotated[bool, typer.Option("--known/--no-known", help="Try the published designs that fit first.")] = True,
+    brief_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a brief trial.")] = None,
+    finalists: Annotated[int, typer.Option(min=1, help="Leaders to train again.")] = 4,
+    finalist_seeds: Annotated[int, typer.Option(min=1, help="Seeds of a finalist.")] = 3,
+    finalist_epochs: Annotated[int, typer.Option(min=1, help="Epochs of a finalist.")] = 8,
+    target: Annotated[float | None, typer.Option(help="Accuracy in percent to reach.")] = None,
+    device: Device = "auto",
+    backend: BackendName = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and ten proposals; train nothing.")] = False,
+    require_target: RequireTarget = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find the best network under a budget: brief trials, pruned; finalists over several seeds; the winner's files.
+
+    Run the same command again to resume. Only training and validation images are used.
+    """
+    limits = _budget(max_params, max_macs, budget, dataset=dataset, target=target, brief_epochs=brief_epochs)
+    seconds = None if timeout is None else _seconds(timeout)
+
+    from nas import data, report
+    from nas import search as searching
+    from nas import study as studies
+    from nas.space import SearchSpace
+    from nas.train import Recipe, choose_device
+    from nas.workers import Pool
+
+    console = _console()
+    device = choose_device(device)
+    found = _dataset(limits.dataset, data_dir, console)
+    space = SearchSpace(budget=limits, input_shape=found.input_shape, num_classes=found.num_classes)
+    space.require_feasible()
+    settings = searching.Settings(
+        budget=limits, dataset=found.name, recipe=Recipe(epochs=limits.brief_epochs), finalist_epochs=finalist_epochs,
+        trials=trials, finalists=finalists, finalist_seeds=finalist_seeds, seed=seed, sampler=sampler, pruner=pruner,
+        known=known, timeout=seconds,
+    )  # fmt: skip
+    name = study or f"{found.name}-{limits.name}"
+    count = workers or _default_workers(device)
+    if dry_run:
+        _dry_run(space, settings, name, count, device)
+        return
+    training = data.training_data(found, data_dir=data_dir)
+    assert training.validation is not None
+    _warn(training, console)
+    record = _record(found, training, device) | {"target": limits.target, "num_validation": len(training.validation)}
+    opened = studies.create(name, storage, settings.shared(space, training.hash), record)
+    with (
+        Pool(count, training, training.validation, device=device, backend=backend) as pool,
+        report.LiveView(console, quiet=quiet) as view,
+    ):
+        outcome = searching.run(opened, space, settings, pool, view, record)
+    _say_outcome(outcome, name, storage, found, as_json=as_json, quiet=quiet)
+    best = outcome.reason["finalists"][0]["mean"] if outcome.finalists else outcome.reason["best_brief_trial"]["value"]
+    if require_target and not (found.comparable and best >= limits.target):
+        raise typer.Exit(TARGET_MISSED)
+
+
+@app.command("train-best", epilog="Example: nas train-best --seeds 3")
+def train_best(
+    study: StudyName = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="15 unless the study's budget says otherwise.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds to train with: 0, 1, ...")] = 1,
+    architecture: Annotated[str | None, typer.Option(help="Train this schedule instead of a study's winner.")] = None,
+    dataset: DatasetName = None,
+    data_dir: DataDir = None,
+    target: Annotated[float | None, typer.Option(help="Accuracy in percent to hold; 99.4 for mnist.")] = None,
+    workers: Workers = None,
+    device: Device = "auto",
+    backend: BackendName = "auto",
+    require_target: RequireTarget = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train the winner of a study on the whole training set and measure it on the test split, epoch by epoch.
+
+    Nothing is chosen by what the test split shows; every opening of it is recorded. Finished seeds are kept, and not
+    trained twice.
+    """
+    from nas import data, report
+    from nas import run as running
+    from nas import study as studies
+    from nas.export import read_winner
+    from nas.train import Recipe, choose_device
+    from nas.workers import Pool
+
+    console = _console()
+    device = choose_device(device)
+    if architecture is None:
+        name = study or studies.latest()
+        winner = read_winner(studies.folder(name) / "best")
+        chosen, recipe = winner.architecture, Recipe.from_dict(winner.recipe)
+        dataset = dataset or winner.reason["dataset"]
+        target = winner.reason["target"] if target is None else target
+        found = _dataset(dataset, data_dir, console)
+        base = studies.folder(name)
+    else:
+        Architecture.parse(architecture)  # a bad string is said before any data is looked for
+        found = _dataset(dataset, data_dir, console)
+        chosen = Architecture.parse(architecture, input_shape=found.input_shape, num_classes=found.num_classes)
+        recipe, base = Recipe(), studies.folder(study or "by-hand")
+        target = Budget.target if target is None and found.name == "mnist" else target
+    if epochs is not None:
+        recipe = Recipe.from_dict({**_asdict(recipe), "epochs": epochs})
+    training = data.training_data(found, data_dir=data_dir, validation=None)
+    _warn(training, console)
+    log = base / "test-openings.jsonl"
+    base.mkdir(parents=True, exist_ok=True)
+    test = data.open_test(found, data_dir=data_dir, log=log, purpose=f"full run of {chosen}, seeds 0 to {seeds - 1}")
+    record = _record(found, training, device) | {"opened": f"once for these seeds, recorded in {log.name}"}
+    count = min(seeds, workers or _default_workers(device))
+    threads = max(1, _cores() // count) if device == "cpu" else 1
+    if not as_json:
+        print(f"{chosen}\n{chosen.num_params:,} parameters, {chosen.macs:,} MACs, {found.title}, {device}", flush=True)
+    with (
+        Pool(count, training, test, device=device, backend=backend, threads=threads) as pool,
+        report.RunView(console, recipe.epochs, range(seeds), quiet=quiet or as_json) as view,
+    ):
+        result = running.full_run(
+            chosen, recipe, range(seeds), training, test, base=base, pool=pool,
+            target=target if found.comparable else None, record=record, heard=view,
+        )  # fmt: skip
+    _say_run(result, running.summary(result, record), as_json=as_json)
+    if require_target and not result.held:
+        raise typer.Exit(TARGET_MISSED)
+
+
+@app.command(epilog="Example: nas show --top 5")
+def show(
+    study: StudyName = None,
+    storage: Storage = None,
+    top: Annotated[int, typer.Option(min=1, help="How many of the best trials.")] = 10,
+    as_csv: Annotated[bool, typer.Option("--csv", help="All trials as CSV.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="All trials as JSON.")] = False,
+) -> None:
+    """Read a study: the studies there are, the best trials, the Pareto front of accuracy against parameters."""
+    from nas import report
+    from nas import study as studies
+
+    opened = studies.open_study(study or studies.latest(), storage)
+    table = studies.frame(opened)
+    if as_csv:
+        print(table.to_csv(index=False), end="")
+        return
+    if as_json:
+        print(table.to_json(orient="records", indent=1))
+        return
+    console = _console(stdout=True)
+    if study is None and storage is None:
+        console.print(
+            f"[bold]Studies[/bold] in {studies.studies_dir()}, the latest last: {', '.join(studies.names())}\n"
+        )
+    if notice := opened.user_attrs.get("notice"):
+        console.print(f"[yellow]{notice}[/yellow]\n")
+    complete = table[table["state"] == "COMPLETE"].sort_values("value", ascending=False)
+    denominators = f"validation accuracy in percent, {_epochs_of(opened)} epochs, seed as recorded, n = 1"
+    console.print(report.trials(complete.head(top), title=f"{opened.study_name}: best trials, {denominators}"))
+    console.print()
+    console.print(report.trials(studies.pareto_front(table), title="Pareto front: no smaller network scored as high"))
+    console.print()
+    console.print(report.account(studies.counts(opened)))
+    winner = studies.folder(opened.study_name) / "best" / "reason.json"
+    if winner.is_file():
+        reason = json.loads(winner.read_text(encoding="utf-8"))
+        console.print()
+        console.print(report.finalists(reason))
+
+
+@app.command(epilog="Example: nas count '8vr 9vr 10vr M 12vr 16vr 20vr C G' --max-params 8000")
+def count(
+    schedule: Annotated[str, typer.Argument(help="The architecture, in one line.")],
+    max_params: MaxParams = None,
+    max_macs: MaxMacs = None,
+    budget: BudgetFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count a network without building it: layers, shapes, parameters, MACs, activation memory, and whether it fits.
+
+    A block is [s]WIDTH[kN][/N][v][b][n][r][+]: s separable, kN kernel, /N stride, v valid, b bias, n no norm, r
+    conv-ReLU-norm, + residual. M max-pool, G global pool, C or Cb the classifier. A cap is inclusive.
+    """
+    architecture = Architecture.parse(schedule)
+    limits = None
+    if max_params is not None or max_macs is not None or budget is not None:
+        limits = _budget(max_params, max_macs, budget)
+    if as_json:
+        fields: dict[str, Any] = {
+            "schedule": str(architecture), "num_params": architecture.num_params, "macs": architecture.macs,
+            "peak_activations": architecture.peak_activations, "activations": architecture.activations,
+            "fits": None if limits is None else limits.admits(architecture.num_params, architecture.macs),
+            "layers": [layer._asdict() for layer in architecture.layers],
+        }  # fmt: skip
+        print(json.dumps(fields, indent=1))
+        return
+    from nas import report
+
+    console = _console(stdout=True)
+    console.print(report.layers(architecture))
+    console.print(report.counts(architecture, limits), highlight=False)
+
+
+@app.command(epilog="Example: nas space --max-params 8000 --samples 100000")
+def space(
+    max_params: MaxParams = None,
+    max_macs: MaxMacs = None,
+    budget: BudgetFile = None,
+    dataset: DatasetName = None,
+    samples: Annotated[int, typer.Option(min=1, help="Schedules to draw.")] = 10_000,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """What the search space holds under a budget, without training: shares over the cap, counts, depths, examples."""
+    limits = _budget(max_params, max_macs, budget, dataset=dataset)
+    from nas import report
+    from nas.data import named
+    from nas.space import SearchSpace, survey
+
+    found = named(limits.dataset or "mnist")
+    searched = SearchSpace(budget=limits, input_shape=found.input_shape, num_classes=found.num_classes)
+    searched.require_feasible()
+    result = survey(searched, samples=samples, seed=seed)
+    if as_json:
+        print(json.dumps(result, indent=1))
+        return
+    report.space(_console(stdout=True), limits, result)
+
+
+@app.command(epilog="Example: nas dashboard --study mnist-8000-params")
+def dashboard(
+    study: StudyName = None,
+    storage: Storage = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+) -> None:
+    """Open the study in optuna-dashboard, on the loopback address."""
+    from nas import study as studies
+
+    name = study or studies.latest()
+    opened = studies.open_study(name, storage)
+    try:
+        from optuna_dashboard import run_server
+    except ImportError:
+        raise UsageError("nas dashboard needs optuna-dashboard: pip install 'nas[dashboard]'") from None
+    _console().print(f"{name} on http://127.0.0.1:{port}/ (Ctrl-C ends it)")
+    run_server(opened._storage, host="127.0.0.1", port=port)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; known failures become one line and an exit code, bugs keep their traceback."""
+    try:
+        app(args=list(arguments) if arguments is not None else None, standalone_mode=True)
+    except NasError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        command = shlex.join(["nas", *(sys.argv[1:] if arguments is None else arguments)])
+        print(f"interrupted; nothing finished is lost. To resume: {command}", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _budget(max_params: int | None, max_macs: int | None, name: str | None, **overrides: Any) -> Budget:
+    """The caps of the command line over those of a budget file."""
+    fields = {"max_params": max_params, "max_macs": max_macs, **overrides}
+    if name is not None:
+        return budgets.read(name, **fields)
+    return Budget(**{key: value for key, value in fields.items() if value is not None})
+
+
+def _seconds(text: str) -> float:
+    """`90`, `90s`, `20m` or `2h` in seconds."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
+    try:
+        seconds = float(number) * unit
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"--timeout is a time such as 90s, 20m or 2h, not '{text}'")
+    return seconds
+
+
+def _console(*, stdout: bool = False) -> Console:
+    """Standard error unless said: standard output is for data."""
+    from rich.console import Console
+
+    return Console(stderr=not stdout, highlight=False)
+
+
+def _cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _default_workers(device: str) -> int:
+    return _cores() if device == "cpu" else 1
+
+
+def _asdict(recipe: Any) -> dict[str, Any]:
+    import dataclasses
+
+    return dataclasses.asdict(recipe)
+
+
+def _dataset(name: str | None, data_dir: Path | None, console: Console) -> Dataset:
+    """The data set, there and ready; its notice, if any, is said where the user looks."""
+    from nas import data
+
+    found = data.resolve(name, data_dir=data_dir)
+    if found.notice:
+        console.rule(style="yellow")
+        console.print(found.notice, style="yellow")
+        console.rule(style="yellow")
+    return found
+
+
+def _dry_run(space: SearchSpace, settings: Settings, name: str, workers: int, device: str) -> None:
+    """What a search would do, and its first ten proposals."""
+    import numpy as np
+
+    from nas.space import DISCARDS
+
+    recipe = settings.recipe
+    print(
+        f"study {name}: {settings.budget} on {settings.dataset}, {workers} workers on {device}\n"
+        f"{settings.trials} brief trials of {recipe.epochs} epochs, batch {recipe.batch_size}, "
+        f"{settings.sampler} sampler, {settings.pruner} pruner\n"
+        f"{settings.finalists} finalists of {settings.finalist_epochs} epochs, {settings.finalist_seeds} seeds each\n"
+        f"space {space.key}; smallest {space.smallest()[0]:,} parameters"
+    )
+    seen: set[str] = set()
+    discards = dict.fromkeys(DISCARDS, 0)
+    points = [("known", params) for _, params in space.known()] if settings.known else []
+    rng = np.random.default_rng(settings.seed)
+    for _ in range(10):
+        params, found, _ = space.propose(lambda _: space.random(rng), seen)
+        discards = {reason: count + found[reason] for reason, count in discards.items()}
+        points.append(("drawn", params))
+        seen.add(str(space.decode(params)))
+    for kind, params in points:
+        architecture = space.decode(params)
+        print(f"{kind}  {architecture.num_params:>7,}  {architecture.macs:>11,} MACs  {architecture}")
+    print("discarded: " + ", ".join(f"{count} {reason}" for reason, count in discards.items()))
+    print("dry run: nothing was trained, no study was made")
+
+
+def _say_outcome(
+    outcome: Outcome, name: str, storage: str | None, found: Dataset, *, as_json: bool, quiet: bool
+) -> None:
+    """Where everything is, and what to type next."""
+    from nas import report
+    from nas import study as studies
+
+    if as_json:
+        print(json.dumps({**outcome.reason, "seconds": outcome.seconds, "folder": str(outcome.folder)}, indent=1))
+        return
+    console = _console(stdout=True)
+    console.print(report.finalists(outcome.reason))
+    console.print(f"\n{report.account(outcome.counts)}")
+    cut = "; the time limit cut it short: run it again to go on" if outcome.cut else ""
+    console.print(f"{report.duration(outcome.seconds)}{cut}")
+    if not found.comparable:
+        console.print(f"No verdict on the target: {found.title} is not full MNIST.", style="yellow")
+    if quiet:
+        return
+    at = f" --storage {shlex.quote(studies.redact(storage))}" if storage else ""
+    console.print(
+        f"\nstudy   {studies.redact(storage) if storage else studies.folder(name) / studies.DATABASE}\n"
+        f"winner  {outcome.folder}\n\n"
+        f"next    nas train-best --study {name} --seeds 3\n"
+        f"        nas show --study {name}{at}\n"
+        f"        nas dashboard --study {name}{at}",
+        soft_wrap=True,
+    )
+
+
+def _say_run(result: FullRun, fields: dict[str, Any], *, as_json: bool) -> None:
+    from nas import report
+
+    if as_json:
+        print(json.dumps({**fields, "folder": str(result.folder)}, indent=1))
+        return
+    console = _console(stdout=True)
+    console.print()
+    console.print(report.full_run(result))
+    console.print(f"\nfiles   {result.folder}", soft_wrap=True)
+
+
+def _epochs_of(opened: Any) -> Any:
+    return opened.user_attrs.get("settings", {}).get("recipe.epochs", "?")
+
+
+def _warn(training: TrainingData, console: Console) -> None:
+    if training.warning:
+        console.print(f"warning: {training.warning}", style="yellow")
+
+
+def _record(found: Dataset, training: TrainingData, device: str) -> dict[str, Any]:
+    from nas import study as studies
+    from nas.run import record_of
+
+    return record_of(found, training, studies.environment(device))

@@ -1,0 +1,270 @@
+"""What the user sees: the live view of a search, tables, and a run's lines; all of it rich renderables."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from nas.architecture import Architecture
+from nas.budget import Budget
+from nas.run import LAST, FullRun
+from nas.search import Progress as SearchProgress
+from nas.workers import Message
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FLOAT_BYTES = 4
+
+
+def plain(header: Sequence[str], *, title: str | None = None, right: Sequence[str] = ()) -> Table:
+    """A quiet table; the columns named in `right` are numbers."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
+    for name in header:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    return table
+
+
+# --- counts -----------------------------------------------------------------------------------------------------------
+
+
+def layers(architecture: Architecture) -> Table:
+    """The layer table in the familiar summary's form, with MACs."""
+    table = plain(("Layer (type)", "Output Shape", "Param #", "MACs"), right=("Param #", "MACs"))
+    for layer in architecture.layers:
+        shape = ", ".join(map(str, layer.output_shape))
+        macs = f"{layer.macs:,}" if layer.macs else ""
+        table.add_row(layer.name, f"[-1, {shape}]".replace("[", r"\["), f"{layer.num_params:,}", macs)
+    return table
+
+
+def counts(architecture: Architecture, budget: Budget | None) -> str:
+    """Parameters, MACs and activation memory, and whether they fit."""
+    lines = [
+        f"Total params: {architecture.num_params:,}  (weights, biases and norm affines; buffers do not count)",
+        f"MACs: {architecture.macs:,} an image  (multiply-accumulates of the convolutions)",
+        f"Activation memory: {_kib(architecture.peak_activations)} at most in inference, "
+        f"{_kib(architecture.activations)} kept in training  (float32, an image)",
+    ]
+    if budget is not None:
+        fits = budget.admits(architecture.num_params, architecture.macs)
+        lines.append(f"{'Fits' if fits else 'Does not fit'}: {budget}")
+    return "\n".join(lines)
+
+
+def _kib(numbers: int) -> str:
+    return f"{numbers * FLOAT_BYTES / 1024:.1f} KiB"
+
+
+# --- the search -------------------------------------------------------------------------------------------------------
+
+
+class LiveView:
+    """The search as it runs: redrawn in place on a terminal, plain lines elsewhere, nothing at all when quiet."""
+
+    def __init__(self, console: Console, *, quiet: bool) -> None:
+        self.console, self.quiet = console, quiet
+        self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self._said = time.monotonic()
+
+    def __enter__(self) -> LiveView:
+        if self.live is not None and not self.quiet:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def __call__(self, progress: SearchProgress, line: str | None) -> None:
+        if self.quiet:
+            return
+        if line is not None:
+            self.console.print(Text(line, no_wrap=True, overflow="ellipsis"), soft_wrap=self.live is None)
+        if self.live is not None:
+            self.live.update(_screen(progress))
+        elif time.monotonic() - self._said > 60:
+            self._said = time.monotonic()
+            self.console.print(Text(_status(progress)), soft_wrap=True)
+
+
+def _screen(progress: SearchProgress) -> RenderableType:
+    best = Text("best so far  none yet", style="dim")
+    if progress.best is not None:
+        accuracy, schedule, num_params = progress.best
+        target = progress.settings.budget.target
+        style = "green" if accuracy >= target else "yellow"
+        best = Text.assemble(
+            "best so far  ",
+            (f"{accuracy:.2f} %", style),
+            f" validation (target {target:g})  {num_params:,}  {schedule}",
+        )
+    workers = Table.grid(padding=(0, 1))
+    for column in ("right", "left", "left", "right", "left"):
+        workers.add_column(justify=column, no_wrap=True, overflow="ellipsis")
+    for number, line in enumerate(progress.lines, 1):
+        bar = ProgressBar(total=line.steps, completed=line.step, width=16)
+        accuracy_text = "" if line.accuracy is None else f"{line.accuracy:.2f} %"
+        params = f"{line.num_params:,}" if line.num_params else ""
+        workers.add_row(str(number), bar, accuracy_text, params, line.text)
+    return Group(Text(_status(progress), style="bold"), Text(account(progress.counts)), best, workers)
+
+
+def _status(progress: SearchProgress) -> str:
+    left = "" if progress.seconds_left is None else f", about {duration(progress.seconds_left)} left"
+    elapsed = duration(time.monotonic() - progress.began)
+    return f"{progress.settings.budget}: {progress.phase} {progress.done}/{progress.total}, {elapsed}{left}"
+
+
+def account(counts: Mapping[str, int]) -> str:
+    """Every generated schedule accounted for, in one line."""
+    if not counts:
+        return ""
+    parts = [f"{counts[key]:,} {key}" for key in counts if key not in ("generated", "shrunk to fit") and counts[key]]
+    shrunk = f" ({counts['shrunk to fit']:,} shrunk to fit)" if counts["shrunk to fit"] else ""
+    return f"generated {counts['generated']:,} = {' + '.join(parts) or '0'}{shrunk}"
+
+
+def finalists(reason: Mapping[str, Any]) -> RenderableType:
+    """The finalists of a `reason.json` with their intervals, the winner first."""
+    table = plain(
+        ("", "trial", "params", "brief", "mean", "sd", "n", "95 % interval", "schedule"),
+        title=f"Finalists: {reason['score']}, {reason['finalist_epochs']} epochs, validation split",
+        right=("trial", "params", "brief", "mean", "sd", "n", "95 % interval"),
+    )
+    for index, row in enumerate(reason["finalists"]):
+        interval = "" if row["interval"] is None else "{:.2f} to {:.2f}".format(*row["interval"])
+        sd = "" if row["sd"] is None else f"{row['sd']:.3f}"
+        name = f"{row['schedule']}  ({row['known']})" if row["known"] else row["schedule"]
+        table.add_row(
+            "winner" if index == 0 else "", str(row["trial"]), f"{row['num_params']:,}", f"{row['brief']:.2f}",
+            f"{row['mean']:.3f}", sd, str(len(row["scores"])), interval, name, style="bold" if index == 0 else None,
+        )  # fmt: skip
+    return (
+        Group(table, Text(f"The winner has {reason['verdict']}.")) if reason["finalists"] else Text(reason["verdict"])
+    )
+
+
+def space(console: Console, budget: Budget, survey: Mapping[str, Any]) -> None:
+    """What `nas space` shows."""
+    console.print(f"{survey['samples']:,} schedules drawn, {survey['per_second']:,} a second ({budget})")
+    console.print(", ".join(f"{share:.1%} {reason}" for reason, share in survey["shares"].items()))
+    low, middle, high = survey["num_params"]
+    console.print(
+        f"parameters of those that fit: 5 % {low:,}, median {middle:,}, 95 % {high:,}; least {survey['smallest']:,}"
+    )
+    console.print("blocks: " + ", ".join(f"{depth} in {share:.0%}" for depth, share in survey["depths"].items()))
+    console.print(f"widths {survey['widths'][0]} to {survey['widths'][1]}; examples:")
+    for text, num_params in survey["examples"]:
+        console.print(f"  {num_params:>7,}  {text}", soft_wrap=True)
+
+
+# --- the full run -----------------------------------------------------------------------------------------------------
+
+
+class RunView:
+    """A full run as it goes: a line an epoch to standard output, a bar a seed to standard error."""
+
+    def __init__(self, console: Console, epochs: int, seeds: Sequence[int], *, quiet: bool) -> None:
+        self.quiet, self.many = quiet, len(seeds) > 1
+        self.bars = Progress(
+            TextColumn("seed {task.fields[seed]}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"),
+            TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True,
+            disable=quiet or not console.is_terminal,
+        )  # fmt: skip
+        self.epochs = epochs
+        self.tasks: dict[int, Any] = {}
+        self.seconds: dict[int, float] = {}
+
+    def __enter__(self) -> RunView:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def __call__(self, message: Message) -> None:
+        seed = message.job.seed
+        if seed not in self.tasks:
+            self.tasks[seed] = self.bars.add_task("", total=self.epochs, seed=seed)
+        if message.step is not None:
+            self.bars.update(self.tasks[seed], completed=round(message.step[0] / message.step[1] * self.epochs, 1))
+        elif message.epoch is not None and not self.quiet:
+            epoch = message.epoch
+            lead = f"seed {seed}  " if self.many else ""
+            self._print(
+                f"{lead}epoch {epoch.number:>2}  loss {epoch.train_loss:.4f}  train {epoch.train_accuracy:.2f} %  "
+                f"test loss {epoch.loss:.4f}  Accuracy: {epoch.correct}/{epoch.count} ({epoch.accuracy:.2f}%)  "
+                f"{epoch.seconds:.1f} s"
+            )
+
+    def _print(self, line: str) -> None:
+        """Standard output is for data; the bars on standard error must not run through it on a terminal."""
+        if self.bars.disable or not sys.stdout.isatty():
+            print(line, flush=True)
+        else:
+            self.bars.console.print(line, highlight=False, soft_wrap=True)
+
+
+def full_run(run: FullRun) -> RenderableType:
+    """What a full run came to."""
+    table = plain(
+        ("seed", f"last-{LAST}", "lowest of them", "final", "seconds"),
+        title=f"Test accuracy in percent, {run.recipe.epochs} epochs, {run.architecture.num_params:,} parameters",
+        right=("seed", f"last-{LAST}", "lowest of them", "final", "seconds"),
+    )
+    for seed in run.seeds:
+        table.add_row(
+            str(seed.seed), f"{seed.last5:.3f}", f"{min(seed.tail):.2f}", f"{seed.final:.2f}", f"{seed.seconds:.0f}"
+        )
+    n = len(run.seeds)
+    spread = "" if run.sd is None else f" ± {run.sd:.3f}"
+    lines = [f"last-{LAST} {run.mean:.3f}{spread} (n = {n}), lowest single epoch of them {run.lowest:.2f}"]
+    if run.held is not None:
+        verdict = "held" if run.held else "not held"
+        lines.append(
+            f"target {run.target:g}: {verdict} over the last {LAST} epochs of {'every' if n > 1 else 'the'} seed"
+        )
+    return Group(table, Text("\n".join(lines)))
+
+
+# --- reading a study --------------------------------------------------------------------------------------------------
+
+
+def trials(table: pd.DataFrame, *, title: str) -> Table:
+    """Trials of a study as a table: accuracy in percent of the validation split."""
+    view = plain(
+        ("trial", "state", "accuracy", "params", "MACs", "epochs", "seconds", "schedule"),
+        title=title,
+        right=("trial", "accuracy", "params", "MACs", "epochs", "seconds"),
+    )
+    for row in table.itertuples():
+        name = f"{row.schedule}  ({row.known})" if isinstance(row.known, str) else str(row.schedule)
+        view.add_row(
+            str(row.number), str(row.state).lower(), _number(row.value, ".2f"), _number(row.num_params, ",d"),
+            _number(row.macs, ",d"), str(row.epochs), _number(row.seconds, ".0f"), name,
+        )  # fmt: skip
+    return view
+
+
+def _number(value: Any, form: str) -> str:
+    return "" if value is None or value != value or str(value) == "<NA>" else format(value, form)
+
+
+def duration(seconds: float) -> str:
+    """`75` -> `1 min 15 s`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,688 @@
+"""The search: propose schedules, train them briefly, prune, race the finalists, name the winner.
+
+The parent alone asks, reports, prunes and tells; workers only train. So the database has one writer a search, a trial's
+draw depends on nothing but the seed and the trials before it, and killing anything at any time loses at most what was
+under way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from scipy.stats import t as student
+
+from nas import study as studies
+from nas.architecture import Architecture
+from nas.budget import Budget
+from nas.errors import InfeasibleError, StorageError
+from nas.export import export_winner
+from nas.space import Params, SearchSpace
+from nas.train import Recipe, Run
+from nas.workers import Job, Message, Pool
+
+Sampler = Literal["tpe", "random"]
+Pruner = Literal["median", "none"]
+
+STARTUP_TRIALS = 10
+"""Trials before TPE's model is used, and before the median pruner has enough to compare with."""
+
+STAMP_SECONDS = 20.0
+STALE_SECONDS = 180.0
+
+BRIEF_SHARE, FINAL_SHARE = 0.6, 0.95
+"""Of a time limit: brief trials end by the first share, finalists by the second; the rest is for the export."""
+
+FINALIST_LAST = 3
+"""A finalist's score is its mean validation accuracy over this many last epochs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a search does, resolved."""
+
+    budget: Budget
+    dataset: str
+    recipe: Recipe
+    finalist_epochs: int = 8
+    trials: int = 40
+    finalists: int = 4
+    finalist_seeds: int = 3
+    seed: int = 0
+    sampler: Sampler = "tpe"
+    pruner: Pruner = "median"
+    known: bool = True
+    timeout: float | None = None
+
+    def shared(self, space: SearchSpace, data_hash: str) -> dict[str, Any]:
+        """What a resumed study must have in common, by key."""
+        recipe = {f"recipe.{key}": value for key, value in dataclasses.asdict(self.recipe).items()}
+        return {
+            "max_params": self.budget.max_params,
+            "max_macs": self.budget.max_macs,
+            "dataset": self.dataset,
+            "data_hash": data_hash,
+            "space": space.key,
+            "finalist_epochs": self.finalist_epochs,
+            **recipe,
+        }
+
+
+@dataclass(kw_only=True)
+class Line:
+    """A worker's line in the live view."""
+
+    text: str = "idle"
+    num_params: int = 0
+    step: int = 0
+    steps: int = 1
+    accuracy: float | None = None
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Where a search stands, for whoever shows it."""
+
+    settings: Settings
+    lines: list[Line]
+    phase: str = "brief trials"
+    counts: dict[str, int] = field(default_factory=dict)
+    best: tuple[float, str, int] | None = None  # accuracy, schedule, parameters
+    done: int = 0
+    total: int = 0
+    began: float = field(default_factory=time.monotonic)
+    seconds_left: float | None = None
+
+
+View = Callable[[Progress, str | None], None]
+"""Told after every change; the text, where there is one, is a line worth keeping."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finalist:
+    """A candidate trained again with several seeds; scores are percent of the validation split."""
+
+    trial: int
+    schedule: str
+    num_params: int
+    macs: int
+    brief: float
+    scores: tuple[float, ...]
+    known: str | None = None
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.scores)
+
+    @property
+    def sd(self) -> float | None:
+        """Sample standard deviation over seeds; None with one seed."""
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else None
+
+    def interval(self, pooled: float | None, degrees: int) -> tuple[float, float] | None:
+        """The 95 % interval of the mean over seeds, by Student's t with the finalists' pooled sd."""
+        if pooled is None or degrees < 1:
+            return None
+        half = float(student.ppf(0.975, degrees)) * pooled / math.sqrt(len(self.scores))
+        return self.mean - half, self.mean + half
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a search came to."""
+
+    finalists: tuple[Finalist, ...]  # the best mean first
+    reason: dict[str, Any]
+    folder: Path
+    counts: dict[str, int]
+    seconds: float
+    cut: bool  # the time limit came first
+
+
+class Proposer(BaseSampler):
+    """Optuna's sampler interface over a search space: draws until a schedule is legal, affordable and new.
+
+    Draws come from the seed and the trial's number alone, so that a resumed study does not repeat its first ones. The
+    inner sampler sees real trials only: what is discarded here never becomes one.
+    """
+
+    def __init__(self, space: SearchSpace, *, seed: int, sampler: Sampler) -> None:
+        self.space, self.seed, self.sampler = space, seed, sampler
+        self.discards: Counter[str] = Counter()
+        self.shrunk = False
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self.space.distributions
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        self.discards, self.shrunk = Counter(), False
+        if "enqueued" in trial.user_attrs:  # its parameters are fixed
+            return {}
+        trials = study.get_trials(deepcopy=False)
+        seen = {other.user_attrs["schedule"] for other in trials if "schedule" in other.user_attrs}
+        rng = np.random.default_rng((self.seed, trial.number))
+        draw = self._draw(study, trial, trials, rng)
+        params, self.discards, self.shrunk = self.space.propose(draw, seen)
+        return params
+
+    def _draw(
+        self, study: Study, trial: FrozenTrial, trials: list[FrozenTrial], rng: np.random.Generator
+    ) -> Callable[[int], Params]:
+        """What proposes the n-th point of a trial."""
+        learnt = sum(other.state in (TrialState.COMPLETE, TrialState.PRUNED) for other in trials)
+        if self.sampler == "random" or learnt < STARTUP_TRIALS:
+            return lambda _: self.space.random(rng)
+        tpe = TPESampler(n_startup_trials=0, seed=int(rng.integers(2**31)))
+        return lambda _: tpe.sample_relative(study, trial, self.space.distributions)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        raise AssertionError(f"{param_name} was not drawn with the others")
+
+
+def pruner(settings: Settings) -> optuna.pruners.BasePruner:
+    """Compares a trial's accuracy with the others' at the same epoch, from the second on.
+
+    That is fair because every trial of a study has the same schedule of epochs.
+    """
+    if settings.pruner == "none":
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=2)
+
+
+def run(
+    study: Study, space: SearchSpace, settings: Settings, pool: Pool, view: View, record: Mapping[str, Any]
+) -> Outcome:
+    """Search to `settings.trials` finished trials, race the finalists, export the winner.
+
+    Resumes what the study already holds. Raises `InfeasibleError` when no trial completed, `StorageError` when the
+    database fails.
+    """
+    began = time.monotonic()
+    progress = Progress(settings=settings, lines=[Line() for _ in range(len(pool))], began=began)
+    deadline = None if settings.timeout is None else began + settings.timeout
+    with studies.storage_errors(study.study_name):
+        recover(study, view, progress)
+        if settings.known:
+            enqueue_known(study, space)
+        brief_done = _brief(study, space, settings, pool, view, progress, _share(began, deadline, BRIEF_SHARE))
+        candidates = leaders(study, settings.finalists)
+        if not candidates:
+            raise InfeasibleError(
+                f"no trial of the study '{study.study_name}' completed: give more --trials or a longer --timeout"
+            )
+        raced = _race(study, candidates, settings, pool, view, progress, _share(began, deadline, FINAL_SHARE))
+        finalists = finalists_of(study, candidates)
+        counts = studies.counts(study)
+    folder = studies.folder(study.study_name)
+    reason = _reason(study, settings, finalists, candidates[0], record)
+    _export(folder, settings, finalists, candidates[0], reason)
+    return Outcome(
+        finalists=finalists, reason=reason, folder=folder / "best", counts=counts,
+        seconds=time.monotonic() - began, cut=not (brief_done and raced),
+    )  # fmt: skip
+
+
+def recover(study: Study, view: View, progress: Progress) -> None:
+    """Fail running trials whose owner is gone, and enqueue their schedules again."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if studies.is_stale(trial, seconds=STALE_SECONDS):
+            _give_up(study, trial, "its process ended before it did")
+            view(progress, f"trial {trial.number} was interrupted: its schedule is tried again")
+
+
+def enqueue_known(study: Study, space: SearchSpace) -> None:
+    """Enqueue the published designs that fit and that the study does not hold yet."""
+    seen = {trial.user_attrs.get("schedule") for trial in study.get_trials(deepcopy=False)}
+    for name, params in space.known():
+        schedule = str(space.decode(params))
+        if schedule not in seen:
+            study.enqueue_trial(params, user_attrs={"enqueued": name, "known": name, "schedule": schedule})
+
+
+def ask(study: Study, space: SearchSpace) -> tuple[Trial, Architecture] | None:
+    """A trial with its schedule claimed; None when another process holds that schedule already."""
+    trial = study.ask(space.distributions)
+    architecture = space.decode(trial.params)
+    schedule = str(architecture)
+    sampler = study.sampler
+    assert isinstance(sampler, Proposer)
+    attributes = {
+        "schedule": schedule, "num_params": architecture.num_params, "macs": architecture.macs,
+        "owner": studies.owner(), "stamp": studies.now(), "discards": dict(sampler.discards), "shrunk": sampler.shrunk,
+    }  # fmt: skip
+    for key, value in attributes.items():
+        trial.set_user_attr(key, value)
+    for other in study.get_trials(deepcopy=False):
+        same = other.user_attrs.get("schedule") == schedule and other.number < trial.number
+        if same and not other.user_attrs.get("interrupted"):
+            trial.set_user_attr("reason", f"another process claimed the schedule as trial {other.number}")
+            trial.set_user_attr("interrupted", True)
+            study.tell(trial, state=TrialState.FAIL)
+            return None
+    return trial, architecture
+
+
+def finished(study: Study) -> int:
+    """Trials that ended by themselves: complete, pruned, or failed for a reason of their own."""
+    return sum(
+        trial.state.is_finished() and not trial.user_attrs.get("interrupted")
+        for trial in study.get_trials(deepcopy=False)
+    )
+
+
+def _brief(
+    study: Study,
+    space: SearchSpace,
+    settings: Settings,
+    pool: Pool,
+    view: View,
+    progress: Progress,
+    deadline: float | None,
+) -> bool:
+    """Brief trials until the total is reached; False when the deadline came first."""
+    study.sampler = Proposer(space, seed=settings.seed, sampler=settings.sampler)
+    study.pruner = pruner(settings)
+    if leading := leaders(study, 1):
+        progress.best = (
+            leading[0].value or 0.0,
+            leading[0].user_attrs["schedule"],
+            leading[0].user_attrs["num_params"],
+        )
+    running: dict[int, Trial] = {}
+    stamped = time.monotonic()
+    try:
+        while True:
+            progress.counts, progress.done = studies.counts(study), finished(study)
+            progress.total = settings.trials
+            _estimate(progress, deadline)
+            while pool.idle is not None and progress.done + len(running) < settings.trials and not _past(deadline):
+                asked = ask(study, space)
+                if asked is None:
+                    continue
+                trial, architecture = asked
+                job = Job(key=trial.number, architecture=architecture, recipe=settings.recipe, seed=settings.seed)
+                progress.lines[pool.submit(job)] = Line(text=str(architecture), num_params=architecture.num_params)
+                running[trial.number] = trial
+                progress.counts = studies.counts(study)
+            view(progress, None)
+            if not running:
+                return progress.done >= settings.trials
+            if _past(deadline):
+                _give_up_all(study, running, "cut by the time limit")
+                pool.restart()
+                return False
+            for message in pool.messages(0.5):
+                _hear(study, space, settings, pool, view, progress, running, message)
+            stamped = _stamp(running, stamped)
+    except BaseException:
+        with contextlib.suppress(Exception):  # where the database is the trouble, the next start finds them stale
+            _give_up_all(study, running, "interrupted")
+        raise
+
+
+def _hear(
+    study: Study, space: SearchSpace, settings: Settings, pool: Pool, view: View, progress: Progress,
+    running: dict[int, Trial], message: Message,
+) -> None:  # fmt: skip
+    """Act on a worker's message of a brief trial."""
+    number: int = message.job.key
+    trial, line = running[number], progress.lines[message.worker]
+    label = f"{message.job.architecture.num_params:>6,}  {message.job.architecture}"
+    if message.step is not None:
+        line.step, line.steps = message.step
+    elif message.epoch is not None:
+        line.accuracy = message.epoch.accuracy
+        trial.report(message.epoch.accuracy, message.epoch.number)
+        last = message.epoch.number == settings.recipe.epochs
+        pool.answer(message, stop=not last and trial.should_prune())
+    else:
+        del running[number]
+        progress.lines[message.worker] = Line()
+        if message.run is None:
+            trial.set_user_attr("reason", message.failure)
+            study.tell(trial, state=TrialState.FAIL)
+            view(progress, f"trial {number:>3}  failed          {label}  ({message.failure})")
+            return
+        run = message.run
+        trial.set_user_attr("seconds", round(run.seconds, 2))
+        trial.set_user_attr("backend", run.backend)
+        trial.set_user_attr("seed", settings.seed)
+        accuracy = run.epochs[-1].accuracy
+        if run.stopped:
+            study.tell(trial, state=TrialState.PRUNED)
+            view(progress, f"trial {number:>3}  pruned  {accuracy:6.2f} %  {label}")
+            return
+        save_weights(study, number, settings.seed, run, brief=True)
+        study.tell(trial, accuracy)
+        if progress.best is None or accuracy > progress.best[0]:
+            progress.best = (accuracy, str(message.job.architecture), message.job.architecture.num_params)
+        view(progress, f"trial {number:>3}          {accuracy:6.2f} %  {label}")
+
+
+def leaders(study: Study, count: int) -> list[FrozenTrial]:
+    """The best complete trials, and the best of the published designs among them in any case."""
+    complete = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+    complete.sort(key=lambda trial: (-(trial.value or 0.0), trial.user_attrs["num_params"]))
+    chosen = complete[:count]
+    known = next((trial for trial in complete if trial.user_attrs.get("known")), None)
+    if known is not None and known not in chosen:
+        chosen = [*chosen[: max(0, count - 1)], known]
+    return chosen
+
+
+def _race(
+    study: Study, candidates: list[FrozenTrial], settings: Settings, pool: Pool, view: View, progress: Progress,
+    deadline: float | None,
+) -> bool:  # fmt: skip
+    """Train the candidates again seed by seed, dropping those clearly behind; False when the deadline came first."""
+    second = studies.finalists(study)
+    second.sampler = optuna.samplers.RandomSampler(seed=settings.seed)  # every parameter is given
+    recipe = dataclasses.replace(settings.recipe, epochs=settings.finalist_epochs)
+    space: dict[str, BaseDistribution] = {"candidate": IntDistribution(0, 10**6), "seed": IntDistribution(0, 2**31 - 1)}
+    progress.phase, progress.best = "finalists", None
+    by_number = {trial.number: trial for trial in candidates}
+    running: dict[int, Trial] = {}
+    stamped = time.monotonic()
+    try:
+        while True:
+            for stale in second.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if stale.number not in running and studies.is_stale(stale, seconds=STALE_SECONDS):
+                    _give_up(second, stale, "its process ended before it did", again=False)
+            waiting = _due(second, candidates, settings)
+            progress.done = _scored(second)
+            progress.total = progress.done + len(waiting)
+            _estimate(progress, deadline)
+            active = second.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            taken = {(other.params.get("candidate"), other.params.get("seed")) for other in active}
+            for pair in [pair for pair in waiting if pair not in taken]:
+                if pool.idle is None or _past(deadline):
+                    break
+                second.enqueue_trial(dict(zip(space, pair, strict=True)))
+                trial = second.ask(space)
+                number, seed = trial.params["candidate"], trial.params["seed"]
+                architecture = Architecture.parse(by_number[number].user_attrs["schedule"])
+                for key, value in (
+                    ("schedule", str(architecture)), ("num_params", architecture.num_params), ("seed", seed),
+                    ("owner", studies.owner()), ("stamp", studies.now()),
+                ):  # fmt: skip
+                    trial.set_user_attr(key, value)
+                job = Job(key=trial.number, architecture=architecture, recipe=recipe, seed=seed)
+                line = Line(text=f"{architecture}  seed {seed}", num_params=architecture.num_params)
+                progress.lines[pool.submit(job)] = line
+                running[trial.number] = trial
+            view(progress, None)
+            if not running and not waiting:
+                return True
+            if _past(deadline):
+                _give_up_all(second, running, "cut by the time limit", again=False)
+                return False
+            if not running:  # another process trains what is left
+                time.sleep(1)
+            for message in pool.messages(0.5):
+                _hear_finalist(study, second, pool, view, progress, running, message)
+            stamped = _stamp(running, stamped)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            _give_up_all(second, running, "interrupted", again=False)
+        raise
+
+
+def _hear_finalist(
+    study: Study, second: Study, pool: Pool, view: View, progress: Progress, running: dict[int, Trial], message: Message
+) -> None:
+    """Act on a worker's message of a finalist."""
+    trial, line = running[message.job.key], progress.lines[message.worker]
+    if message.step is not None:
+        line.step, line.steps = message.step
+    elif message.epoch is not None:
+        line.accuracy = message.epoch.accuracy
+        trial.report(message.epoch.accuracy, message.epoch.number)
+        pool.answer(message, stop=False)
+    else:
+        del running[trial.number]
+        progress.lines[message.worker] = Line()
+        label = f"{message.job.architecture.num_params:>6,}  {message.job.architecture}  seed {message.job.seed}"
+        if message.run is None:
+            trial.set_user_attr("reason", message.failure)
+            second.tell(trial, state=TrialState.FAIL)
+            view(progress, f"finalist {trial.params['candidate']:>3}  failed    {label}  ({message.failure})")
+            return
+        trial.set_user_attr("seconds", round(message.run.seconds, 2))
+        trial.set_user_attr("backend", message.run.backend)
+        score = message.run.last(FINALIST_LAST)
+        save_weights(study, trial.params["candidate"], message.job.seed, message.run)
+        second.tell(trial, score)
+        view(progress, f"finalist {trial.params['candidate']:>3}  {score:6.2f} %  {label}")
+
+
+def _scored(second: Study) -> int:
+    return sum(t.state == TrialState.COMPLETE for t in second.get_trials(deepcopy=False))
+
+
+def _scores(second: Study) -> dict[int, dict[int, float]]:
+    """Scores of what is complete: candidate -> seed -> score."""
+    scores: dict[int, dict[int, float]] = {}
+    for trial in second.get_trials(deepcopy=False):
+        if trial.state == TrialState.COMPLETE and trial.value is not None:
+            scores.setdefault(trial.params["candidate"], {})[trial.params["seed"]] = trial.value
+    return scores
+
+
+def _due(second: Study, candidates: list[FrozenTrial], settings: Settings) -> list[tuple[int, int]]:
+    """The (candidate, seed) pairs still to train, seed by seed, without the candidates that are clearly behind.
+
+    A candidate that failed for a reason of its own is not tried with more seeds.
+    """
+    scores = _scores(second)
+    failed = {
+        trial.params["candidate"]
+        for trial in second.get_trials(deepcopy=False)
+        if trial.state == TrialState.FAIL and not trial.user_attrs.get("interrupted")
+    }
+    out = failed | behind({number: list(by_seed.values()) for number, by_seed in scores.items()})
+    first = settings.seed + 1  # the brief trials had the seed itself
+    return [
+        (trial.number, seed)
+        for seed in range(first, first + settings.finalist_seeds)
+        for trial in candidates
+        if trial.number not in out and seed not in scores.get(trial.number, {})
+    ]
+
+
+def pooled_sd(scores: list[list[float]]) -> tuple[float | None, int]:
+    """The standard deviation between seeds, pooled over candidates, and its degrees of freedom."""
+    degrees = sum(len(each) - 1 for each in scores)
+    if degrees < 1:
+        return None, 0
+    return math.sqrt(sum(statistics.variance(s) * (len(s) - 1) for s in scores if len(s) > 1) / degrees), degrees
+
+
+def behind(scores: dict[int, list[float]]) -> set[int]:
+    """Candidates whose mean is below the leader's by more than chance explains (95 %, one-sided, pooled sd).
+
+    Judged from two seeds of each on: one score alone says nothing of its spread.
+    """
+    judged = {number: each for number, each in scores.items() if len(each) > 1}
+    sd, degrees = pooled_sd(list(judged.values()))
+    if sd is None or len(judged) < 2:
+        return set()
+    leader = max(judged.values(), key=statistics.fmean)
+    threshold = float(student.ppf(0.95, degrees)) * sd
+    return {
+        number
+        for number, each in judged.items()
+        if statistics.fmean(leader) - statistics.fmean(each) > threshold * math.sqrt(1 / len(leader) + 1 / len(each))
+    }
+
+
+def finalists_of(study: Study, candidates: list[FrozenTrial]) -> tuple[Finalist, ...]:
+    """The candidates with at least one score, the best mean first."""
+    scores = _scores(studies.finalists(study))
+    found = [
+        Finalist(
+            trial=trial.number,
+            schedule=trial.user_attrs["schedule"],
+            num_params=trial.user_attrs["num_params"],
+            macs=trial.user_attrs["macs"],
+            brief=trial.value or 0.0,
+            scores=tuple(score for _, score in sorted(scores[trial.number].items())),
+            known=trial.user_attrs.get("known"),
+        )
+        for trial in candidates
+        if trial.number in scores
+    ]
+    dropped = behind({finalist.trial: list(finalist.scores) for finalist in found})
+    return tuple(sorted(found, key=lambda finalist: (finalist.trial in dropped, -finalist.mean, finalist.num_params)))
+
+
+def save_weights(study: Study, number: int, seed: int, run: Run, *, brief: bool = False) -> None:
+    """Keep a run's averaged weights beside the study, so that a resumed search can still export them.
+
+    Of the brief trials only the best is kept: it is exported when a time limit leaves no finalist.
+    """
+    folder = studies.folder(study.study_name) / "weights"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if brief:
+            complete = [t.value or 0.0 for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
+            if run.epochs[-1].accuracy < max(complete, default=0.0):
+                return
+            for old in folder.glob("brief-*.safetensors"):
+                old.unlink()
+        path = weights_path(folder, number, seed, brief=brief)
+        partial = path.with_suffix(".partial")
+        save_file(run.state_dict, partial)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"cannot write weights to {folder} ({error}): free some space and run again") from error
+
+
+def weights_path(folder: Path, number: int, seed: int, *, brief: bool = False) -> Path:
+    return folder / f"{'brief' if brief else 'finalist'}-{number}-seed{seed}.safetensors"
+
+
+def _reason(
+    study: Study, settings: Settings, finalists: tuple[Finalist, ...], best: FrozenTrial, record: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Why the winner won, with every denominator."""
+    sd, degrees = pooled_sd([list(finalist.scores) for finalist in finalists])
+    table = [
+        {
+            **dataclasses.asdict(finalist),
+            "mean": finalist.mean,
+            "sd": finalist.sd,
+            "interval": finalist.interval(sd, degrees),
+        }
+        for finalist in finalists
+    ]
+    verdict = "no finalist was trained: the best brief trial stands in"
+    if finalists:
+        verdict = "the best mean of the finalists"
+        dropped = behind({finalist.trial: list(finalist.scores) for finalist in finalists})
+        if ties := [finalist.trial for finalist in finalists[1:] if finalist.trial not in dropped]:
+            verdict += f"; within chance of it: trial {', '.join(map(str, ties))}"
+    return {
+        "study": study.study_name,
+        "verdict": verdict,
+        "split": "validation",
+        "finalist_epochs": settings.finalist_epochs,
+        "score": f"mean accuracy over the last {FINALIST_LAST} epochs, percent",
+        "pooled_sd": sd,
+        "finalists": table,
+        "best_brief_trial": {"trial": best.number, "value": best.value, "schedule": best.user_attrs["schedule"]},
+        "counts": studies.counts(study),
+        **record,
+    }
+
+
+def _export(
+    folder: Path, settings: Settings, finalists: tuple[Finalist, ...], best: FrozenTrial, reason: dict[str, Any]
+) -> None:
+    """Write the winner's folder, with the weights of its middle seed."""
+    weights = folder / "weights"
+    recipe = dataclasses.replace(settings.recipe, epochs=settings.budget.full_epochs)
+    if finalists:
+        winner = finalists[0]
+        order = sorted(range(len(winner.scores)), key=lambda index: winner.scores[index])
+        files = sorted(weights.glob(f"finalist-{winner.trial}-seed*.safetensors"), key=_seed_of)
+        file = files[order[(len(order) - 1) // 2]]
+        reason["weights_seed"] = _seed_of(file)
+        schedule = winner.schedule
+    else:
+        file = next(weights.glob(f"brief-{best.number}-seed*.safetensors"))
+        reason["weights_seed"] = settings.seed
+        schedule = best.user_attrs["schedule"]
+    export_winner(
+        folder / "best",
+        architecture=Architecture.parse(schedule),
+        recipe=dataclasses.asdict(recipe),
+        reason=reason,
+        state_dict=load_file(file),
+    )
+
+
+def _seed_of(path: Path) -> int:
+    return int(path.stem.rpartition("seed")[2])
+
+
+def _give_up(study: Study, trial: FrozenTrial, reason: str, *, again: bool = True) -> None:
+    """Fail a trial that did not end by itself and, where it has a schedule, enqueue that once more."""
+    study._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
+    study._storage.set_trial_user_attr(trial._trial_id, "interrupted", True)
+    study.tell(trial.number, state=TrialState.FAIL)
+    if again and "schedule" in trial.user_attrs:
+        kept: dict[str, Any] = {key: trial.user_attrs[key] for key in ("schedule", "known") if key in trial.user_attrs}
+        study.enqueue_trial(trial.params, user_attrs={"enqueued": f"again, after trial {trial.number}", **kept})
+
+
+def _give_up_all(study: Study, running: Mapping[int, Trial], reason: str, *, again: bool = True) -> None:
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if trial.number in running:
+            _give_up(study, trial, reason, again=again)
+
+
+def _stamp(running: Mapping[int, Trial], stamped: float) -> float:
+    """Say that this process still runs its trials, every `STAMP_SECONDS`."""
+    if time.monotonic() - stamped < STAMP_SECONDS:
+        return stamped
+    for trial in running.values():
+        trial.set_user_attr("stamp", studies.now())
+    return time.monotonic()
+
+
+def _share(began: float, deadline: float | None, share: float) -> float | None:
+    return None if deadline is None else began + share * (deadline - began)
+
+
+def _past(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() > deadline
+
+
+def _estimate(progress: Progress, deadline: float | None) -> None:
+    """Time left of the phase, from its pace so far."""
+    elapsed = time.monotonic() - progress.began
+    left = elapsed / progress.done * (progress.total - progress.done) if progress.done else None
+    if deadline is not None:
+        limit = deadline - time.monotonic()
+        left = limit if left is None else min(left, limit)
+    progress.seconds_left = left
