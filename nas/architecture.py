@@ -26,6 +26,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -37,10 +39,13 @@ Shape = tuple[int, int, int]
 
 KERNEL_SIZES = (1, 3, 5, 7)
 STRIDES = (1, 2)
+MAX_WIDTH = 99_999
+MAX_SIDE = 9_999
 
-_BLOCK = re.compile(r"(s?)([1-9]\d{0,4})(?:k(\d+))?(?:/(\d+))?(v?)(b?)(n?)(r?)(\+?)")
-_CLASSIFIER = re.compile(r"C([1-9]\d{0,4})?(b?)")
-_INPUT = re.compile(r"([1-9]\d{0,3})x([1-9]\d{0,3})x([1-9]\d{0,3}):")
+# [0-9] and not \d, which also takes the digits of other scripts.
+_BLOCK = re.compile(r"(s?)([1-9][0-9]{0,4})(?:k([0-9]{1,4}))?(?:/([0-9]{1,4}))?(v?)(b?)(n?)(r?)(\+?)")
+_CLASSIFIER = re.compile(r"C([1-9][0-9]{0,4})?(b?)")
+_INPUT = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})x([1-9][0-9]{0,3}):")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +63,10 @@ class Conv:
     residual: bool = False
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise UsageError(f"a width is 1 or more, not {self.width}")
+        _require_whole("a width", self.width, MAX_WIDTH)
+        _require_flags(self, "separable", "padded", "bias", "norm", "relu_first", "residual")
+        _require_whole("a kernel_size", self.kernel_size, MAX_WIDTH)
+        _require_whole("a stride", self.stride, MAX_WIDTH)
         if self.kernel_size not in KERNEL_SIZES:
             raise UsageError(f"kernel_size is one of {KERNEL_SIZES}, not {self.kernel_size} in {self}")
         if self.stride not in STRIDES:
@@ -113,6 +120,9 @@ class Classifier:
 
     bias: bool = False
 
+    def __post_init__(self) -> None:
+        _require_flags(self, "bias")
+
     def __str__(self) -> str:
         return "Cb" if self.bias else "C"
 
@@ -124,13 +134,15 @@ _KINDS: dict[str, type[Block]] = {
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
-class Layer(NamedTuple):  # not a dataclass: a candidate makes some 25 of them, and a frozen one costs four times as much
+class Layer(NamedTuple):  # not a dataclass: a candidate makes some 25 of them, and a frozen one costs far more
     """One primitive operation of an architecture, with its exact counts; shapes are (C, H, W) of one image."""
 
     op: Literal["conv", "norm", "relu", "add", "maxpool", "globalpool"]
     name: str
     input_shape: Shape
     output_shape: Shape
+    num_params: int = 0
+    macs: int = 0
     kernel_size: int = 0
     stride: int = 1
     padding: int = 0
@@ -138,8 +150,6 @@ class Layer(NamedTuple):  # not a dataclass: a candidate makes some 25 of them, 
     bias: bool = False
     skip: int = -1
     """Of an "add": the index of the layer whose input is added to this layer's input."""
-    num_params: int = 0
-    macs: int = 0
 
 
 _TORCH_NAMES = {
@@ -161,6 +171,11 @@ class Architecture:
     num_classes: int = 10
 
     def __post_init__(self) -> None:
+        if not isinstance(self.input_shape, tuple) or len(self.input_shape) != 3:
+            raise UsageError(f"input_shape is (C, H, W), not {reprlib.repr(self.input_shape)}")
+        for side in self.input_shape:
+            _require_whole("each of input_shape", side, MAX_SIDE)
+        _require_whole("num_classes", self.num_classes, MAX_WIDTH)
         heads = [type(block) for block in self.blocks if isinstance(block, GlobalPool | Classifier)]
         if sorted(kind.__name__ for kind in heads) != ["Classifier", "GlobalPool"]:
             raise UsageError(
@@ -183,24 +198,21 @@ class Architecture:
         layers: list[Layer] = []
         shape = self.input_shape
 
-        def append(op: Any, output: Shape, **details: Any) -> None:
+        def append(op: Any, output: Shape, *by_position: Any, **by_name: Any) -> None:  # by name takes twice as long
             nonlocal shape
-            name = f"{_TORCH_NAMES[op]}-{len(layers) + 1}"
-            layers.append(Layer(op=op, name=name, input_shape=shape, output_shape=output, **details))
+            layers.append(Layer(op, f"{_TORCH_NAMES[op]}-{len(layers) + 1}", shape, output, *by_position, **by_name))
             shape = output
 
         def conv(block: Block, width: int, kernel: int, stride: int, padding: int, groups: int, bias: bool) -> None:
             channels, height, side = shape
-            output = (width, (height + 2 * padding - kernel) // stride + 1, (side + 2 * padding - kernel) // stride + 1)
-            if min(height + 2 * padding, side + 2 * padding) < kernel:
+            if min(height, side) + 2 * padding < kernel:
                 raise UsageError(
                     f"the map shrinks to nothing: '{block}' meets {height}x{side}; pad, pool less or drop a block"
                 )
+            rows, columns = (height + 2 * padding - kernel) // stride + 1, (side + 2 * padding - kernel) // stride + 1
             weights = width * (channels // groups) * kernel * kernel
-            append(
-                "conv", output, kernel_size=kernel, stride=stride, padding=padding, groups=groups, bias=bias,
-                num_params=weights + (width if bias else 0), macs=weights * output[1] * output[2],
-            )  # fmt: skip
+            num_params, macs = weights + width * bias, weights * rows * columns
+            append("conv", (width, rows, columns), num_params, macs, kernel, stride, padding, groups, bias)
 
         for block in self.blocks:
             first, (channels, height, side) = len(layers), shape
@@ -208,7 +220,7 @@ class Architecture:
                 case MaxPool():
                     if min(height, side) < 2:
                         raise UsageError(f"the map shrinks to nothing: 'M' meets {height}x{side}; pool less")
-                    append("maxpool", (channels, height // 2, side // 2), kernel_size=2, stride=2)
+                    append("maxpool", (channels, height // 2, side // 2), 0, 0, 2, 2)
                 case GlobalPool():
                     append("globalpool", (channels, 1, 1))
                 case Classifier():
@@ -223,7 +235,7 @@ class Architecture:
                         if op == "relu":
                             append("relu", shape)
                         elif block.norm:
-                            append("norm", shape, num_params=2 * block.width)
+                            append("norm", shape, 2 * block.width)
                     if block.residual:
                         if shape != (channels, height, side):
                             raise UsageError(
@@ -253,12 +265,14 @@ class Architecture:
 
         Norm and ReLU work in place.
         """
-        peak = 0
-        for index, layer in enumerate(self.layers):
-            in_place = layer.op in ("norm", "relu", "add")
-            pending = [a for a in self.layers[index:] if a.op == "add" and a.skip <= index]
-            kept = sum(_size(self.layers[a.skip].input_shape) for a in pending if a.skip != index)
-            peak = max(peak, kept + _size(layer.input_shape) + (0 if in_place else _size(layer.output_shape)))
+        peak, skip = 0, -1
+        for index in reversed(range(len(self.layers))):  # backwards: an "add" comes after what it keeps alive
+            layer = self.layers[index]
+            if layer.op == "add":
+                skip = layer.skip
+            kept = _size(self.layers[skip].input_shape) if 0 <= skip < index else 0
+            written = 0 if layer.op in ("norm", "relu", "add") else _size(layer.output_shape)
+            peak = max(peak, kept + _size(layer.input_shape) + written)
         return peak
 
     @property
@@ -289,7 +303,7 @@ class Architecture:
         if words and (match := _INPUT.fullmatch(words[0])):
             named: Shape = (int(match[1]), int(match[2]), int(match[3]))
             if input_shape is not None and named != input_shape:
-                raise UsageError(f"'{words[0]}' names another input than the data set's {input_shape}: drop it")
+                raise UsageError(f"'{words[0]}' is at odds with the input {input_shape} of the data set: drop it")
             input_shape, words = named, words[1:]
         for word in words:
             if word == "M":
@@ -298,7 +312,7 @@ class Architecture:
                 blocks.append(GlobalPool())
             elif match := _CLASSIFIER.fullmatch(word):
                 if match[1] and num_classes not in (None, int(match[1])):
-                    raise UsageError(f"'{word}' names other classes than the data set's {num_classes}: write C")
+                    raise UsageError(f"'{word}' is at odds with the {num_classes} classes named before: write C")
                 num_classes = int(match[1]) if match[1] else num_classes
                 blocks.append(Classifier(bias=bool(match[2])))
             elif match := _BLOCK.fullmatch(word):
@@ -318,10 +332,14 @@ class Architecture:
                 )
             else:
                 raise UsageError(
-                    f"unknown word '{word}' in the architecture '{text}': "
+                    f"unknown word {word!r} in an architecture: "
                     "a block is [s]WIDTH[kN][/N][v][b][n][r][+], a pool M or G, the classifier C or Cb"
                 )
-        return cls(blocks=tuple(blocks), input_shape=input_shape or (1, 28, 28), num_classes=num_classes or 10)
+        return cls(
+            blocks=tuple(blocks),
+            input_shape=(1, 28, 28) if input_shape is None else input_shape,
+            num_classes=10 if num_classes is None else num_classes,
+        )
 
     def to_json(self) -> str:
         """The description as JSON: `input_shape`, `num_classes` and a list of blocks with every field named."""
@@ -334,15 +352,18 @@ class Architecture:
     def from_json(cls, text: str) -> Architecture:
         """The inverse of `to_json`; raises `UsageError` on anything else."""
         try:
-            fields = json.loads(text)
-            blocks = tuple(_KINDS[block.pop("kind")](**block) for block in fields.pop("blocks"))
-            channels, height, side = fields.pop("input_shape")
-            classes = fields.pop("num_classes")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"not the JSON of an architecture ({type(error).__name__}: {error})") from error
-        if fields:
-            raise UsageError(f"unknown keys in the JSON of an architecture: {', '.join(sorted(fields))}")
-        return cls(blocks=blocks, input_shape=(channels, height, side), num_classes=classes)
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"not the JSON of an architecture: {error}") from error
+        fields = _fields(value, "an architecture", ("input_shape", "num_classes", "blocks"))
+        blocks, shape = fields["blocks"], fields["input_shape"]
+        if not isinstance(blocks, list) or not isinstance(shape, list):
+            raise UsageError(f"blocks and input_shape are lists in JSON, not as in {reprlib.repr(fields)}")
+        return cls(
+            blocks=tuple(_block(block) for block in blocks),
+            input_shape=tuple(shape),
+            num_classes=fields["num_classes"],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -401,3 +422,31 @@ ones, which share weights or use two-parameter norms: the language has no word f
 
 def _size(shape: Shape) -> int:
     return shape[0] * shape[1] * shape[2]
+
+
+def _block(value: Any) -> Block:
+    """The block of a JSON object."""
+    name = value.get("kind") if isinstance(value, dict) else None
+    if not isinstance(name, str) or name not in _KINDS:
+        raise UsageError(f"a block in JSON has a kind, one of {', '.join(_KINDS)}, and not {reprlib.repr(value)}")
+    names = [field.name for field in dataclasses.fields(_KINDS[name])]
+    fields = _fields(value, f"a {name} block", ["kind", *names])
+    return _KINDS[name](**{key: fields[key] for key in names})
+
+
+def _fields(value: Any, what: str, names: Sequence[str]) -> dict[str, Any]:
+    """`value`, which must be a JSON object of just these keys."""
+    if not isinstance(value, dict) or value.keys() != set(names):
+        raise UsageError(f"{what} in JSON is an object of {', '.join(names)}, not {reprlib.repr(value)}")
+    return value
+
+
+def _require_whole(what: str, value: int, most: int) -> None:
+    if type(value) is not int or not 1 <= value <= most:  # a bool is an int too, but not here
+        raise UsageError(f"{what} is a whole number from 1 to {most:,}, not {reprlib.repr(value)}")
+
+
+def _require_flags(block: Block, *names: str) -> None:
+    for name in names:
+        if type(getattr(block, name)) is not bool:
+            raise UsageError(f"{name} is true or false, not {reprlib.repr(getattr(block, name))}")

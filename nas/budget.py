@@ -21,8 +21,8 @@ class Budget:
     """The caps, inclusive, and what a track fixes. At least one cap is given.
 
     `max_params` counts convolution weights, biases and norm affines, not buffers; `max_macs` counts the
-    multiply-accumulates of the convolutions for one image. `target` is an accuracy in percent. `dataset` None means that
-    none was named.
+    multiply-accumulates of the convolutions for one image. `target` is an accuracy in percent. `dataset` None means
+    that none was named.
     """
 
     max_params: int | None = None
@@ -41,7 +41,7 @@ class Budget:
                 raise UsageError(f"{name} is a whole number of {least} or more, not {value!r}")
         if isinstance(self.target, bool) or not isinstance(self.target, int | float) or not 0 < self.target <= 100:
             raise UsageError(f"target is an accuracy in percent, over 0 and at most 100, not {self.target!r}")
-        if self.dataset is not None and not isinstance(self.dataset, str):
+        if self.dataset is not None and (not isinstance(self.dataset, str) or not self.dataset):
             raise UsageError(f"dataset is a name, not {self.dataset!r}")
 
     def share(self, num_params: int, macs: int) -> float:
@@ -50,7 +50,9 @@ class Budget:
 
     def admits(self, num_params: int, macs: int) -> bool:
         """Whether both counts are within the caps; a cap is inclusive."""
-        return self.share(num_params, macs) <= 1
+        return (self.max_params is None or num_params <= self.max_params) and (
+            self.max_macs is None or macs <= self.max_macs
+        )
 
     @property
     def name(self) -> str:
@@ -77,7 +79,7 @@ def read(name: str, **overrides: Any) -> Budget:
     except FileNotFoundError:
         known = ", ".join(sorted((file.stem for file in BUDGETS.glob("*.toml")), key=lambda stem: (len(stem), stem)))
         raise UsageError(f"no budget '{name}': give one of {known}, or the path of a .toml file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: of TOML, UTF-8, a path, or a giant integer
         raise UsageError(f"cannot read the budget {path}: {error}") from error
     known_keys = [field.name for field in dataclasses.fields(Budget)]
     if unknown := sorted(set(fields) - set(known_keys)):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nas.space import SearchSpace
 
 TARGET_MISSED, INTERRUPTED = 1, 130
+PIPE_WIDTH = 240
 
 Backend = Literal["auto", "kernels", "torch"]
 
@@ -137,7 +138,10 @@ def search(
     training = data.training_data(found, data_dir=data_dir)
     assert training.validation is not None
     _warn(training, console)
-    record = _record(found, training, device) | {"target": limits.target, "num_validation": len(training.validation)}
+    record = _record(found, training, device) | {
+        "max_params": limits.max_params, "max_macs": limits.max_macs, "target": limits.target,
+        "num_validation": len(training.validation),
+    }  # fmt: skip
     opened = studies.create(name, storage, settings.shared(space, training.hash), record)
     with (
         Pool(count, training, training.validation, device=device, backend=backend) as pool,
@@ -373,10 +377,11 @@ def _seconds(text: str) -> float:
 
 
 def _console(*, stdout: bool = False) -> Console:
-    """Standard error unless said: standard output is for data."""
+    """Standard error unless said: standard output is for data. Where it is no terminal, lines are not folded."""
     from rich.console import Console
 
-    return Console(stderr=not stdout, highlight=False)
+    terminal = (sys.stdout if stdout else sys.stderr).isatty()
+    return Console(stderr=not stdout, highlight=False, width=None if terminal else PIPE_WIDTH)
 
 
 def _cores() -> int:
@@ -400,9 +405,9 @@ def _dataset(name: str | None, data_dir: Path | None, console: Console) -> Datas
 
     found = data.resolve(name, data_dir=data_dir)
     if found.notice:
-        console.rule(style="yellow")
-        console.print(found.notice, style="yellow")
-        console.rule(style="yellow")
+        from rich.panel import Panel
+
+        console.print(Panel(found.notice, style="yellow", expand=False))
     return found
 
 

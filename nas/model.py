@@ -27,7 +27,7 @@ def build(architecture: Architecture, *, seed: int | None = None) -> nn.Sequenti
     """
     with torch.random.fork_rng(enabled=seed is not None, devices=[]):
         if seed is not None:
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators' as well
         return _sequential(architecture)
 
 

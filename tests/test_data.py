@@ -58,15 +58,6 @@ def toy(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def mnist_dir() -> Path:
-    shared = Path(__file__).resolve().parents[2] / "shared" / "datasets"
-    for root in (Path(os.environ.get("NAS_DATA_DIR", shared)), shared):
-        if all((root / "MNIST" / "raw" / name).is_file() for name in FILES):
-            return root
-    pytest.skip("needs MNIST: set NAS_DATA_DIR to a folder that holds MNIST/raw")
-
-
-@pytest.fixture
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder served on the loopback address, and torchvision's MNIST told to download from there."""
     folder = tmp_path / "mirror"

@@ -1,0 +1,74 @@
+"""Generates the parts of README.md that are facts: `python tests/readme.py` rewrites them, a test compares them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+from pathlib import Path
+
+from nas.architecture import KNOWN
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+START = KNOWN[0].text
+
+
+def results() -> str:
+    """A row for each full run kept in studies/, the largest network first, and the public figures below."""
+    rows = []
+    for path in (ROOT / "studies").glob("*/full-run-*/result.json"):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        sd = "" if result["last5_sd"] is None else f" ± {result['last5_sd']:.3f}"
+        found = "hand-made, with this recipe" if path.parts[-3] == "by-hand" else f"`nas search --max-params {_cap(path)}`"
+        rows.append(
+            (
+                -result["num_params"],
+                f"| {result['num_params']:,} | {result['last5_mean']:.3f}{sd} | {result['lowest_of_last5']:.2f} | "
+                f"{len(result['seeds'])} | [`{result['schedule']}`]({path.parent.relative_to(ROOT).as_posix()}/CARD.md) | "
+                f"{found} |",
+            )
+        )
+    public = [
+        (-known.num_params, f"| {known.num_params:,} | {known.result} | | 1 | `{known.text}` | public figure |")
+        for known in KNOWN
+        if "this project" not in known.result
+    ]
+    header = "| parameters | last-5 | lowest | seeds | network | from |\n|-|-|-|-|-|-|\n"
+    return header + "\n".join(row for _, row in [*sorted(rows), *sorted(public)])
+
+
+def _cap(path: Path) -> int:
+    reason = json.loads((path.parent.parent / "best" / "reason.json").read_text(encoding="utf-8"))
+    return int(reason["max_params"])
+
+
+def count() -> str:
+    """What `nas count` prints of the starting network."""
+    from nas.cli import main
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        try:
+            main(["count", START, "--max-params", "8000"])
+        except SystemExit as end:
+            assert not end.code
+    lines = "\n".join("    " + line.rstrip() for line in out.getvalue().splitlines())
+    return f"    $ nas count '{START}' --max-params 8000\n{lines}"
+
+
+PARTS = {"results": results, "count": count}
+
+
+def generated(text: str) -> str:
+    """The README with its generated parts as they should be."""
+    for name, part in PARTS.items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+        assert re.search(pattern, text, re.S), f"README.md has no part '{name}'"
+        text = re.sub(pattern, lambda match, part=part: f"{match[1]}{part()}\n{match[2]}", text, flags=re.S)
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(generated(README.read_text(encoding="utf-8")), encoding="utf-8")
