@@ -10,6 +10,7 @@ import math
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -110,6 +111,7 @@ def search(
 
     Run the same command again to resume. Only training and validation images are used.
     """
+    began = time.monotonic()
     limits = _budget(max_params, max_macs, budget, dataset=dataset, target=target, brief_epochs=brief_epochs)
     seconds = None if timeout is None else _seconds(timeout)
 
@@ -147,7 +149,7 @@ def search(
         Pool(count, training, training.validation, device=device, backend=backend) as pool,
         report.LiveView(console, quiet=quiet) as view,
     ):
-        outcome = searching.run(opened, space, settings, pool, view, record)
+        outcome = searching.run(opened, space, settings, pool, view, record, began=began)
     _say_outcome(outcome, name, storage, found, as_json=as_json, quiet=quiet)
     best = outcome.reason["finalists"][0]["mean"] if outcome.finalists else outcome.reason["best_brief_trial"]["value"]
     if require_target and not (found.comparable and best >= limits.target):
@@ -203,7 +205,6 @@ def train_best(
     training = data.training_data(found, data_dir=data_dir, validation=None)
     _warn(training, console)
     log = base / "test-openings.jsonl"
-    base.mkdir(parents=True, exist_ok=True)
     test = data.open_test(found, data_dir=data_dir, log=log, purpose=f"full run of {chosen}, seeds 0 to {seeds - 1}")
     record = _record(found, training, device) | {"opened": f"once for these seeds, recorded in {log.name}"}
     count = min(seeds, workers or _default_workers(device))
@@ -349,7 +350,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except NasError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
+    except SystemExit as left:  # typer turns Ctrl-C into this code
+        if left.code != INTERRUPTED:
+            raise
         command = shlex.join(["nas", *(sys.argv[1:] if arguments is None else arguments)])
         print(f"interrupted; nothing finished is lost. To resume: {command}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nas import data, export
 from nas import study as studies
 from nas.architecture import Architecture
 from nas.data import Dataset, Split, TrainingData
-from nas.errors import NasError
+from nas.errors import NasError, StorageError
 from nas.train import Epoch, Recipe, Run
 from nas.workers import Job, Message, Pool
 
@@ -168,7 +169,8 @@ def card(run: FullRun, record: Mapping[str, Any]) -> str:
 `{run.architecture}`
 {notice}
 Test accuracy, mean of the last {LAST} of {run.recipe.epochs} epochs: **{run.mean:.3f}{sd} %**
-over {n} seed{"s" * (n > 1)}; lowest of those epochs {run.lowest:.2f} %. {run.architecture.macs:,} multiply-accumulates an image.
+over {n} seed{"s" * (n > 1)}; lowest of those epochs {run.lowest:.2f} %.
+{run.architecture.macs:,} multiply-accumulates an image.
 
 | seed | last-{LAST} | lowest of them | final |
 |-|-|-|-|
@@ -206,10 +208,13 @@ def _export(run: FullRun, kept: Path, training: TrainingData, test: Split, recor
 def _keep_seed(kept: Path, seed: int, run: Run) -> SeedResult:
     """Weights first, then the JSON that says they are there."""
     result = SeedResult(seed=seed, epochs=run.epochs, seconds=run.seconds, backend=run.backend)
-    kept.mkdir(parents=True, exist_ok=True)
-    partial = kept / f"seed{seed}.partial"
-    save_file(run.state_dict, partial)
-    partial.replace(_weights(kept, seed))
+    try:
+        kept.mkdir(parents=True, exist_ok=True)
+        partial = kept / f"seed{seed}.partial"
+        save_file(run.state_dict, partial)
+        partial.replace(_weights(kept, seed))
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"cannot write weights to {kept} ({error}): free some space and run again") from error
     export.write_atomic(kept / f"seed{seed}.json", json.dumps(dataclasses.asdict(result), indent=1))
     return result
 

@@ -13,7 +13,7 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -107,6 +107,8 @@ class Progress:
     done: int = 0
     total: int = 0
     began: float = field(default_factory=time.monotonic)
+    phase_began: float = field(default_factory=time.monotonic)
+    done_before: int | None = None  # what a resumed study brought to this phase
     seconds_left: float | None = None
 
 
@@ -123,7 +125,8 @@ class Finalist:
     num_params: int
     macs: int
     brief: float
-    scores: tuple[float, ...]
+    seeds: tuple[int, ...]
+    scores: tuple[float, ...]  # one a seed
     known: str | None = None
 
     @property
@@ -166,6 +169,7 @@ class Proposer(BaseSampler):
         self.space, self.seed, self.sampler = space, seed, sampler
         self.discards: Counter[str] = Counter()
         self.shrunk = False
+        self.number = self.trial_id = -1  # of the trial asked for last
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self.space.distributions
@@ -174,13 +178,24 @@ class Proposer(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         self.discards, self.shrunk = Counter(), False
+        self.number, self.trial_id = trial.number, trial._trial_id
         if "enqueued" in trial.user_attrs:  # its parameters are fixed
             return {}
         trials = study.get_trials(deepcopy=False)
         seen = {other.user_attrs["schedule"] for other in trials if "schedule" in other.user_attrs}
         rng = np.random.default_rng((self.seed, trial.number))
         draw = self._draw(study, trial, trials, rng)
-        params, self.discards, self.shrunk = self.space.propose(draw, seen)
+        drawn: list[Params] = []
+
+        def recorded(attempt: int) -> Params:
+            drawn.append(draw(attempt))
+            return drawn[-1]
+
+        try:
+            params, self.discards, self.shrunk = self.space.propose(recorded, seen)
+        except InfeasibleError:  # all of them discarded, and to be accounted for
+            self.discards = Counter(reason for params in drawn if (reason := self.space.check(params, seen)[1]))
+            raise
         return params
 
     def _draw(
@@ -210,18 +225,18 @@ def pruner(settings: Settings) -> optuna.pruners.BasePruner:
 
 
 def run(
-    study: Study, space: SearchSpace, settings: Settings, pool: Pool, view: View, record: Mapping[str, Any]
-) -> Outcome:
+    study: Study, space: SearchSpace, settings: Settings, pool: Pool, view: View, record: Mapping[str, Any],
+    *, began: float | None = None,
+) -> Outcome:  # fmt: skip
     """Search to `settings.trials` finished trials, race the finalists, export the winner.
 
-    Resumes what the study already holds. Raises `InfeasibleError` when no trial completed, `StorageError` when the
-    database fails.
+    Resumes what the study already holds. `began`, on the monotonic clock, is where the time limit counts from: now,
+    unless said. Raises `InfeasibleError` when no trial completed, `StorageError` when the database fails.
     """
-    began = time.monotonic()
+    began = time.monotonic() if began is None else began
     progress = Progress(settings=settings, lines=[Line() for _ in range(len(pool))], began=began)
     deadline = None if settings.timeout is None else began + settings.timeout
     with studies.storage_errors(study.study_name):
-        recover(study, view, progress)
         if settings.known:
             enqueue_known(study, space)
         brief_done = _brief(study, space, settings, pool, view, progress, _share(began, deadline, BRIEF_SHARE))
@@ -231,7 +246,7 @@ def run(
                 f"no trial of the study '{study.study_name}' completed: give more --trials or a longer --timeout"
             )
         raced = _race(study, candidates, settings, pool, view, progress, _share(began, deadline, FINAL_SHARE))
-        finalists = finalists_of(study, candidates)
+        finalists = finalists_of(study)
         counts = studies.counts(study)
     folder = studies.folder(study.study_name)
     reason = _reason(study, settings, finalists, candidates[0], record)
@@ -242,10 +257,10 @@ def run(
     )  # fmt: skip
 
 
-def recover(study: Study, view: View, progress: Progress) -> None:
-    """Fail running trials whose owner is gone, and enqueue their schedules again."""
+def recover(study: Study, view: View, progress: Progress, ours: Collection[int] = ()) -> None:
+    """Fail running trials whose owner is gone, and enqueue their schedules again; `ours` are known to run."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if studies.is_stale(trial, seconds=STALE_SECONDS):
+        if trial.number not in ours and studies.is_stale(trial, seconds=STALE_SECONDS):
             _give_up(study, trial, "its process ended before it did")
             view(progress, f"trial {trial.number} was interrupted: its schedule is tried again")
 
@@ -256,30 +271,45 @@ def enqueue_known(study: Study, space: SearchSpace) -> None:
     for name, params in space.known():
         schedule = str(space.decode(params))
         if schedule not in seen:
-            study.enqueue_trial(params, user_attrs={"enqueued": name, "known": name, "schedule": schedule})
+            study.enqueue_trial(params, user_attrs={"enqueued": name, "known": name, "schedule": schedule, **_mark()})
 
 
 def ask(study: Study, space: SearchSpace) -> tuple[Trial, Architecture] | None:
-    """A trial with its schedule claimed; None when another process holds that schedule already."""
-    trial = study.ask(space.distributions)
-    architecture = space.decode(trial.params)
-    schedule = str(architecture)
+    """A trial with its schedule claimed; None when another process holds that schedule already.
+
+    Raises `InfeasibleError` when the sampler finds no new schedule; the trial that was to have it is failed.
+    """
     sampler = study.sampler
     assert isinstance(sampler, Proposer)
+    if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        study.enqueue_trial({}, user_attrs=_mark())  # drawn when asked for: no trial is ever without an owner
+    try:
+        trial = study.ask(space.distributions)
+    except InfeasibleError as error:
+        for key, value in {"reason": str(error), "interrupted": True, "discards": dict(sampler.discards)}.items():
+            study._storage.set_trial_user_attr(sampler.trial_id, key, value)
+        study.tell(sampler.number, state=TrialState.FAIL)
+        raise
+    architecture = space.decode(trial.params)
+    schedule = str(architecture)
     attributes = {
-        "schedule": schedule, "num_params": architecture.num_params, "macs": architecture.macs,
-        "owner": studies.owner(), "stamp": studies.now(), "discards": dict(sampler.discards), "shrunk": sampler.shrunk,
+        **_mark(), "schedule": schedule, "num_params": architecture.num_params, "macs": architecture.macs,
+        "discards": dict(sampler.discards), "shrunk": sampler.shrunk,
     }  # fmt: skip
-    for key, value in attributes.items():
-        trial.set_user_attr(key, value)
-    for other in study.get_trials(deepcopy=False):
-        same = other.user_attrs.get("schedule") == schedule and other.number < trial.number
-        if same and not other.user_attrs.get("interrupted"):
-            trial.set_user_attr("reason", f"another process claimed the schedule as trial {other.number}")
-            trial.set_user_attr("interrupted", True)
-            study.tell(trial, state=TrialState.FAIL)
-            return None
-    return trial, architecture
+    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # recovered by another process meanwhile
+        for key, value in attributes.items():
+            trial.set_user_attr(key, value)
+        for other in study.get_trials(deepcopy=False):
+            same = other.number != trial.number and other.user_attrs.get("schedule") == schedule
+            # Of two drawn at once both may yield: neither can know whether the other has looked already.
+            first = other.number < trial.number or "enqueued" not in trial.user_attrs
+            if same and first and not other.user_attrs.get("interrupted"):
+                trial.set_user_attr("reason", f"another process claimed the schedule as trial {other.number}")
+                trial.set_user_attr("interrupted", True)
+                study.tell(trial, state=TrialState.FAIL)
+                return None
+        return trial, architecture
+    return None
 
 
 def finished(study: Study) -> int:
@@ -302,21 +332,30 @@ def _brief(
     """Brief trials until the total is reached; False when the deadline came first."""
     study.sampler = Proposer(space, seed=settings.seed, sampler=settings.sampler)
     study.pruner = pruner(settings)
-    if leading := leaders(study, 1):
+    if leading := ranked(study):
         progress.best = (
             leading[0].value or 0.0,
             leading[0].user_attrs["schedule"],
             leading[0].user_attrs["num_params"],
         )
     running: dict[int, Trial] = {}
+    exhausted = False
     stamped = time.monotonic()
     try:
         while True:
+            recover(study, view, progress, running)
             progress.counts, progress.done = studies.counts(study), finished(study)
             progress.total = settings.trials
             _estimate(progress, deadline)
-            while pool.idle is not None and progress.done + len(running) < settings.trials and not _past(deadline):
-                asked = ask(study, space)
+            while pool.idle is not None and not exhausted and not _past(deadline):
+                if progress.done + _active(study) >= settings.trials:
+                    break
+                try:
+                    asked = ask(study, space)
+                except InfeasibleError as error:
+                    view(progress, str(error))
+                    exhausted = True
+                    break
                 if asked is None:
                     continue
                 trial, architecture = asked
@@ -325,12 +364,15 @@ def _brief(
                 running[trial.number] = trial
                 progress.counts = studies.counts(study)
             view(progress, None)
-            if not running:
-                return progress.done >= settings.trials
+            if not running and (exhausted or progress.done >= settings.trials):
+                return True
             if _past(deadline):
-                _give_up_all(study, running, "cut by the time limit")
-                pool.restart()
+                if running:
+                    _give_up_all(study, running, "cut by the time limit")
+                    pool.restart()
                 return False
+            if not running:  # another process trains what is left
+                time.sleep(1)
             for message in pool.messages(0.5):
                 _hear(study, space, settings, pool, view, progress, running, message)
             stamped = _stamp(running, stamped)
@@ -374,20 +416,26 @@ def _hear(
             return
         save_weights(study, number, settings.seed, run, brief=True)
         study.tell(trial, accuracy)
+        drop_weights(study)
         if progress.best is None or accuracy > progress.best[0]:
             progress.best = (accuracy, str(message.job.architecture), message.job.architecture.num_params)
         view(progress, f"trial {number:>3}          {accuracy:6.2f} %  {label}")
 
 
 def leaders(study: Study, count: int) -> list[FrozenTrial]:
-    """The best complete trials, and the best of the published designs among them in any case."""
-    complete = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
-    complete.sort(key=lambda trial: (-(trial.value or 0.0), trial.user_attrs["num_params"]))
+    """The best complete trials, and the best of the published designs besides, in the last place or a second one."""
+    complete = ranked(study)
     chosen = complete[:count]
     known = next((trial for trial in complete if trial.user_attrs.get("known")), None)
     if known is not None and known not in chosen:
-        chosen = [*chosen[: max(0, count - 1)], known]
+        chosen = [*chosen[: max(1, count - 1)], known]
     return chosen
+
+
+def ranked(study: Study) -> list[FrozenTrial]:
+    """The complete trials, the best first; of equals, the one with fewer parameters."""
+    complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+    return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.user_attrs["num_params"], trial.number))
 
 
 def _race(
@@ -398,8 +446,7 @@ def _race(
     second = studies.finalists(study)
     second.sampler = optuna.samplers.RandomSampler(seed=settings.seed)  # every parameter is given
     recipe = dataclasses.replace(settings.recipe, epochs=settings.finalist_epochs)
-    space: dict[str, BaseDistribution] = {"candidate": IntDistribution(0, 10**6), "seed": IntDistribution(0, 2**31 - 1)}
-    progress.phase, progress.best = "finalists", None
+    progress.phase, progress.best, progress.done_before = "finalists", None, None
     by_number = {trial.number: trial for trial in candidates}
     running: dict[int, Trial] = {}
     stamped = time.monotonic()
@@ -412,20 +459,13 @@ def _race(
             progress.done = _scored(second)
             progress.total = progress.done + len(waiting)
             _estimate(progress, deadline)
-            active = second.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            taken = {(other.params.get("candidate"), other.params.get("seed")) for other in active}
-            for pair in [pair for pair in waiting if pair not in taken]:
+            for number, seed in waiting:
                 if pool.idle is None or _past(deadline):
                     break
-                second.enqueue_trial(dict(zip(space, pair, strict=True)))
-                trial = second.ask(space)
-                number, seed = trial.params["candidate"], trial.params["seed"]
+                trial = _claim(second, by_number[number], seed)
+                if trial is None:
+                    continue
                 architecture = Architecture.parse(by_number[number].user_attrs["schedule"])
-                for key, value in (
-                    ("schedule", str(architecture)), ("num_params", architecture.num_params), ("seed", seed),
-                    ("owner", studies.owner()), ("stamp", studies.now()),
-                ):  # fmt: skip
-                    trial.set_user_attr(key, value)
                 job = Job(key=trial.number, architecture=architecture, recipe=recipe, seed=seed)
                 line = Line(text=f"{architecture}  seed {seed}", num_params=architecture.num_params)
                 progress.lines[pool.submit(job)] = line
@@ -445,6 +485,36 @@ def _race(
         with contextlib.suppress(Exception):
             _give_up_all(second, running, "interrupted", again=False)
         raise
+
+
+def _claim(second: Study, candidate: FrozenTrial, seed: int) -> Trial | None:
+    """A running trial of a finalist's seed; None when another one is running or complete.
+
+    It is made whole in one step, so that of two processes the one with the lower number always sees no other.
+    """
+    params = {"candidate": candidate.number, "seed": seed}
+
+    def holder() -> int | None:
+        states = (TrialState.RUNNING, TrialState.COMPLETE)
+        same = (trial.number for trial in second.get_trials(deepcopy=False, states=states) if trial.params == params)
+        return min(same, default=None)
+
+    if holder() is not None:
+        return None
+    attributes = {key: candidate.user_attrs[key] for key in ("schedule", "num_params", "macs")}
+    template = optuna.trial.create_trial(
+        state=TrialState.RUNNING,
+        params=params,
+        distributions={"candidate": IntDistribution(0, 10**6), "seed": IntDistribution(0, 2**32)},
+        user_attrs={**attributes, "seed": seed, **_mark()},
+    )
+    trial = Trial(second, second._storage.create_new_trial(second._study_id, template_trial=template))
+    if holder() != trial.number:
+        trial.set_user_attr("reason", "another process claimed this seed first")
+        trial.set_user_attr("interrupted", True)
+        second.tell(trial, state=TrialState.FAIL)
+        return None
+    return trial
 
 
 def _hear_finalist(
@@ -535,8 +605,11 @@ def behind(scores: dict[int, list[float]]) -> set[int]:
     }
 
 
-def finalists_of(study: Study, candidates: list[FrozenTrial]) -> tuple[Finalist, ...]:
-    """The candidates with at least one score, the best mean first."""
+def finalists_of(study: Study) -> tuple[Finalist, ...]:
+    """The trials with at least one score as a finalist, the best mean first.
+
+    Those of earlier, shorter searches of the study are among them: what they won they keep.
+    """
     scores = _scores(studies.finalists(study))
     found = [
         Finalist(
@@ -545,10 +618,11 @@ def finalists_of(study: Study, candidates: list[FrozenTrial]) -> tuple[Finalist,
             num_params=trial.user_attrs["num_params"],
             macs=trial.user_attrs["macs"],
             brief=trial.value or 0.0,
+            seeds=tuple(sorted(scores[trial.number])),
             scores=tuple(score for _, score in sorted(scores[trial.number].items())),
             known=trial.user_attrs.get("known"),
         )
-        for trial in candidates
+        for trial in ranked(study)
         if trial.number in scores
     ]
     dropped = behind({finalist.trial: list(finalist.scores) for finalist in found})
@@ -558,23 +632,26 @@ def finalists_of(study: Study, candidates: list[FrozenTrial]) -> tuple[Finalist,
 def save_weights(study: Study, number: int, seed: int, run: Run, *, brief: bool = False) -> None:
     """Keep a run's averaged weights beside the study, so that a resumed search can still export them.
 
-    Of the brief trials only the best is kept: it is exported when a time limit leaves no finalist.
+    They are there before the trial is told: a complete trial has its weights, whatever is killed when.
     """
     folder = studies.folder(study.study_name) / "weights"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if brief:
-            complete = [t.value or 0.0 for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
-            if run.epochs[-1].accuracy < max(complete, default=0.0):
-                return
-            for old in folder.glob("brief-*.safetensors"):
-                old.unlink()
         path = weights_path(folder, number, seed, brief=brief)
         partial = path.with_suffix(".partial")
         save_file(run.state_dict, partial)
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         raise StorageError(f"cannot write weights to {folder} ({error}): free some space and run again") from error
+
+
+def drop_weights(study: Study) -> None:
+    """Delete the weights of the brief trials but the best, which is exported when a time limit leaves no finalist."""
+    running = {trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
+    kept = {ranked(study)[0].number, *running}
+    for path in (studies.folder(study.study_name) / "weights").glob("brief-*.safetensors"):
+        if int(path.stem.split("-")[1]) not in kept:
+            path.unlink(missing_ok=True)
 
 
 def weights_path(folder: Path, number: int, seed: int, *, brief: bool = False) -> Path:
@@ -623,42 +700,64 @@ def _export(
     recipe = dataclasses.replace(settings.recipe, epochs=settings.budget.full_epochs)
     if finalists:
         winner = finalists[0]
-        order = sorted(range(len(winner.scores)), key=lambda index: winner.scores[index])
-        files = sorted(weights.glob(f"finalist-{winner.trial}-seed*.safetensors"), key=_seed_of)
-        file = files[order[(len(order) - 1) // 2]]
-        reason["weights_seed"] = _seed_of(file)
-        schedule = winner.schedule
+        number, schedule = winner.trial, winner.schedule
+        by_score = [seed for _, seed in sorted(zip(winner.scores, winner.seeds, strict=True))]
     else:
-        file = next(weights.glob(f"brief-{best.number}-seed*.safetensors"))
-        reason["weights_seed"] = settings.seed
-        schedule = best.user_attrs["schedule"]
+        number, schedule, by_score = best.number, best.user_attrs["schedule"], [best.user_attrs["seed"]]
+    paths = {seed: weights_path(weights, number, seed, brief=not finalists) for seed in by_score}
+    # Processes on other machines, with a storage in common, have the weights of what they trained.
+    here = [seed for seed in by_score if paths[seed].is_file()]
+    if not here:
+        raise StorageError(
+            f"the weights of the winner, trial {number}, are not in {weights}: "
+            "run this on the machine that trained it, or bring that folder here"
+        )
+    seed = here[(len(here) - 1) // 2]
+    reason["weights_seed"] = seed
     export_winner(
         folder / "best",
         architecture=Architecture.parse(schedule),
         recipe=dataclasses.asdict(recipe),
         reason=reason,
-        state_dict=load_file(file),
+        state_dict=load_file(paths[seed]),
     )
 
 
-def _seed_of(path: Path) -> int:
-    return int(path.stem.rpartition("seed")[2])
-
-
 def _give_up(study: Study, trial: FrozenTrial, reason: str, *, again: bool = True) -> None:
-    """Fail a trial that did not end by itself and, where it has a schedule, enqueue that once more."""
-    study._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
-    study._storage.set_trial_user_attr(trial._trial_id, "interrupted", True)
-    study.tell(trial.number, state=TrialState.FAIL)
-    if again and "schedule" in trial.user_attrs:
-        kept: dict[str, Any] = {key: trial.user_attrs[key] for key in ("schedule", "known") if key in trial.user_attrs}
-        study.enqueue_trial(trial.params, user_attrs={"enqueued": f"again, after trial {trial.number}", **kept})
+    """Fail a trial that did not end by itself and, where it has a schedule, enqueue that once more.
+
+    In this order: killed in between, it is given up again, and of a schedule enqueued twice the second yields.
+    """
+    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another process was quicker
+        study._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
+        study._storage.set_trial_user_attr(trial._trial_id, "interrupted", True)
+        if again and "schedule" in trial.user_attrs:
+            kept: dict[str, Any] = {key: trial.user_attrs[key] for key in ("schedule", "known") if key in trial.user_attrs}
+            again_after = f"again, after trial {trial.number}"
+            study.enqueue_trial(_params(trial), user_attrs={"enqueued": again_after, **kept, **_mark()})
+        study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
 def _give_up_all(study: Study, running: Mapping[int, Trial], reason: str, *, again: bool = True) -> None:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if trial.number in running:
             _give_up(study, trial, reason, again=again)
+
+
+def _params(trial: FrozenTrial) -> Params:
+    """All the parameters of a trial: of one enqueued that was cut before it had them, those it was to have."""
+    fixed: Params = trial.system_attrs.get("fixed_params", {})
+    return {**fixed, **trial.params}
+
+
+def _mark() -> dict[str, str]:
+    """Who runs a trial, and when it was last heard of."""
+    return {"owner": studies.owner(), "stamp": studies.now()}
+
+
+def _active(study: Study) -> int:
+    """Trials under way, in any process."""
+    return len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
 
 def _stamp(running: Mapping[int, Trial], stamped: float) -> float:
@@ -680,8 +779,10 @@ def _past(deadline: float | None) -> bool:
 
 def _estimate(progress: Progress, deadline: float | None) -> None:
     """Time left of the phase, from its pace so far."""
-    elapsed = time.monotonic() - progress.began
-    left = elapsed / progress.done * (progress.total - progress.done) if progress.done else None
+    if progress.done_before is None:
+        progress.done_before, progress.phase_began = progress.done, time.monotonic()
+    elapsed, done = time.monotonic() - progress.phase_began, progress.done - progress.done_before
+    left = elapsed / done * (progress.total - progress.done) if done else None
     if deadline is not None:
         limit = deadline - time.monotonic()
         left = limit if left is None else min(left, limit)

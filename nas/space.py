@@ -302,21 +302,20 @@ class SearchSpace:
     def _floor(self) -> list[tuple[int, int]]:
         """(parameters, MACs) of schedules of which one has no more of both than any other of the space.
 
-        They are of the least width and depth (a deeper one costs more than its first blocks) and average before they
-        classify. Squeezes are the cheapest blocks, but that on a small map a valid 3x3 pays by what it cuts off: tried
-        on all shapes from 4x4 to 40x40, never from 16x16 on.
+        They have the least width and depth (a deeper one costs more than its first blocks) and average before they
+        classify. Of the blocks a squeeze is the cheapest on its map, and a valid separable one the cheapest that cuts
+        the map for those after it; a pool may cut it more than a stride, or be too much for it.
         """
         fixed: Params = {name: _choices(distribution)[0] for name, distribution in self.distributions.items()}
         fixed |= {"depth": MIN_DEPTH, "order": "norm-relu", "bias": False, "residual": False, "head": "G C"}
-        small = min(self.input_shape[1:]) < 16
-        free: dict[str, Sequence[Any]] = {
-            name: _choices(self.distributions[name])
-            for name in ("first_pool", "second_pool", "down", "first_kernel", "padded_1", "padded_2", "padded_3")
-        } | {f"kind_{slot}": KINDS if small else ("squeeze",) for slot in range(2, MIN_DEPTH + 1)}
+        layout = ("first_pool", "second_pool", "down", "first_kernel", "padded_1")
+        free = {name: _choices(self.distributions[name]) for name in layout}
+        free |= {f"kind_{slot}": ("squeeze", "separable") for slot in range(2, MIN_DEPTH + 1)}
         counts = set()
         for values in itertools.product(*free.values()):
+            point = fixed | dict(zip(free, values, strict=True))
             try:
-                architecture = self.decode(fixed | dict(zip(free, values, strict=True)))
+                architecture = self.decode(point | {f"padded_{s}": point["padded_1"] for s in range(2, STAGES + 1)})
             except UsageError:
                 continue
             counts.add((architecture.num_params, architecture.macs))

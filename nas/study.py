@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import socket
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from nas.errors import InfeasibleError, StorageError, UsageError
+from nas.errors import StorageError, UsageError
 from nas.space import DISCARDS
 
 if TYPE_CHECKING:
@@ -63,9 +64,9 @@ def names() -> list[str]:
 
 
 def latest() -> str:
-    """The study last written to; raises `InfeasibleError` when there is none."""
+    """The study last written to; raises `StorageError` when there is none."""
     if not (found := names()):
-        raise InfeasibleError(f"no study in {studies_dir().resolve()}: run nas search --max-params 8000 first")
+        raise StorageError(f"no study in {studies_dir().resolve()}: run nas search --max-params 8000 first")
     return found[-1]
 
 
@@ -75,19 +76,18 @@ def create(name: str, storage: str | None, settings: Mapping[str, Any], record: 
     `settings` must equal those the study was made with; `record` is kept besides. Raises `UsageError` naming the first
     key that differs, `StorageError` for a database that cannot be used.
     """
-    if storage is None:
-        try:
-            folder(name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot make {folder(name)} ({error.strerror}): free it, or set NAS_STUDIES") from error
+    try:  # with a storage elsewhere too: weights and the winner go here
+        folder(name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make {folder(name)} ({error.strerror}): free it, or set NAS_STUDIES") from error
     url = storage or database(name)
     with storage_errors(url):
         study = optuna.create_study(study_name=name, storage=_storage(url), direction="maximize", load_if_exists=True)
         known = study.user_attrs.get(SETTINGS)
         if known is None:
-            study.set_user_attr(SETTINGS, dict(settings))
             for key, value in record.items():
                 study.set_user_attr(key, value)
+            study.set_user_attr(SETTINGS, dict(settings))  # last: with it, the record is whole
             return study
     ours = json.loads(json.dumps(settings))  # as they come back from the database
     for key in sorted(known.keys() | ours.keys()):
@@ -180,7 +180,7 @@ def environment(device: str) -> dict[str, Any]:
         "processor": _processor(device),
         "cores": os.cpu_count(),
         "device": device,
-        "command": " ".join(["nas", *sys.argv[1:]]),
+        "command": shlex.join(["nas", *sys.argv[1:]]),
         "time": now(),
     }
 
@@ -222,6 +222,11 @@ def storage_errors(where: str) -> Iterator[None]:
     """Turn the failures of a database into a one-line `StorageError`."""
     try:
         yield
+    except optuna.exceptions.UpdateFinishedTrialError as error:
+        raise StorageError(
+            "a trial of this search was given up by another process, which had not heard of it for minutes: "
+            "run the same command again to go on"
+        ) from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         cause = error.__cause__ or getattr(error, "orig", None) or error
         first = (str(getattr(cause, "orig", None) or cause).splitlines() or [type(cause).__name__])[0]
@@ -234,7 +239,11 @@ def storage_errors(where: str) -> Iterator[None]:
 def _storage(url: str) -> optuna.storages.RDBStorage:
     """Waits up to a minute for another process's lock."""
     arguments = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+    try:
+        return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+    except (ImportError, RuntimeError) as error:  # no driver for it; the tables of another Optuna
+        cause = str(error.__cause__ or error).splitlines()[0]
+        raise StorageError(f"the storage {redact(url)} cannot be used ({cause}): give another --storage") from error
 
 
 def _alive(pid: int) -> bool:

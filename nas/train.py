@@ -56,8 +56,10 @@ class Recipe:
             ("translate", 0, 1000), ("scale", 0, 0.9), ("shear", 0, 0.9),
         ):  # fmt: skip
             value = getattr(self, name)
-            if not low <= value <= high:
-                raise UsageError(f"the recipe's {name} lies between {low} and {high}: {value} does not")
+            kind = int if name in ("epochs", "batch_size") else int | float
+            if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+                whole = "a whole number" if kind is int else "a number"
+                raise UsageError(f"the recipe's {name} is {whole} between {low} and {high}, not {value!r}")
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Recipe:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -106,8 +107,9 @@ class Pool:
             assert worker.job is not None
             try:
                 kind, value = worker.pipe.recv()
-            except (EOFError, ConnectionError):
+            except (EOFError, OSError):  # OSError: it died in the middle of a message
                 worker.process.join()
+                worker.pipe.close()
                 job, code = worker.job, worker.process.exitcode
                 self._workers[number] = self._spawn()
                 yield Message(worker=number, job=job, failure=f"the worker died (exit code {code}; out of memory?)")
@@ -145,7 +147,7 @@ class Pool:
     def _spawn(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         threads = self._arguments[-1]
-        with _environment(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads)):
+        with _environment(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads)), _ignoring_interrupts():
             process = self._context.Process(target=_work, args=(theirs, *self._arguments), daemon=True)
             process.start()
         theirs.close()
@@ -156,7 +158,7 @@ def _work(
     pipe: Connection, training: TrainingData, evaluation: Split, device: str, backend: Backend, threads: int
 ) -> None:
     """A worker's life: jobs until the parent goes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # again, for systems that do not hand it down
     torch.set_num_threads(threads)
     training, evaluation = _to(training, device), evaluation.to(device)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionError):  # the parent is gone
@@ -195,6 +197,19 @@ def _train(pipe: Connection, job: Job, training: TrainingData, evaluation: Split
 
 def _to(training: TrainingData, device: str) -> TrainingData:
     return dataclasses.replace(training, train=training.train.to(device), validation=None)
+
+
+@contextlib.contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """A child that is started inside ignores Ctrl-C from its first instant, imports included: the parent decides."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may set a signal's action
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

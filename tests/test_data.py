@@ -5,7 +5,6 @@ import hashlib
 import http.server
 import json
 import math
-import os
 import pickle
 import socket
 import struct

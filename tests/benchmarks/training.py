@@ -17,13 +17,15 @@ thread on every core, all at once: seconds an epoch = wall time of the slowest /
   are taken within a round, so that a slow minute of the machine falls on both sides.
 * GFLOP/s = 3 passes (forward, input gradient, weight gradient) x 2 x MACs of the convolutions x images / second;
   nothing else is counted. The peak is that of fused multiply-adds in registers, on all cores at once, in every round.
-* Memory is the peak resident set of one training process, MNIST in it; a DataLoader's workers come on top.
+* Memory is the peak resident set of one training process with MNIST, and what of it is beyond the imported libraries; a
+  DataLoader's workers come on top.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import os
 import platform
@@ -122,17 +124,19 @@ def fma_peak(barrier: Any, seconds: float = 0.2) -> float:
     lanes = 16 if features.get("avx512f") else 8 if features.get("avx2") else 4
     chains = 12
 
-    @intrinsic  # type: ignore[misc]
+    @intrinsic
     def chain(typing: Any, count: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             kind = ir.VectorType(ir.FloatType(), lanes)
             declared = ir.FunctionType(kind, [kind] * 3)
             fma = cgutils.get_or_insert_function(builder.module, declared, f"llvm.fma.v{lanes}f32")
-            shrink, add = (ir.Constant(kind, [value] * lanes) for value in (0.5, 1.0))
-            slots = [cgutils.alloca_once_value(builder, add) for _ in range(chains)]
+            half, one, *starts = (
+                ir.Constant(kind, [value] * lanes) for value in (0.5, 1.0, *map(float, range(chains)))
+            )
+            slots = [cgutils.alloca_once_value(builder, start) for start in starts]
             with cgutils.for_range(builder, arguments[0]):
                 for slot in slots:
-                    builder.store(builder.call(fma, [builder.load(slot), shrink, add]), slot)
+                    builder.store(builder.call(fma, [builder.load(slot), half, one]), slot)
             total = builder.load(slots[0])
             for slot in slots[1:]:
                 total = builder.fadd(total, builder.load(slot))
@@ -142,7 +146,7 @@ def fma_peak(barrier: Any, seconds: float = 0.2) -> float:
 
     @numba.njit
     def loop(count: int) -> float:
-        return chain(count)  # type: ignore[no-any-return]
+        return chain(count)
 
     count = 1_000_000
     loop(count)
@@ -194,10 +198,13 @@ class Child:
     training: Any  # TrainingData, shared; None for the plain loop, which reads its own
     data_dir: Path
 
-    def threads(self) -> int:
+    def start(self) -> tuple[int, float]:
+        """Torch's threads, and the memory that the libraries alone take."""
         import torch
 
-        return torch.get_num_threads()
+        for name in ("torchvision", "nas.model") if self.training is None else ("nas.train",):
+            importlib.import_module(name)
+        return torch.get_num_threads(), self.memory()
 
     def plain(self, text: str, steps: int, num_workers: int) -> float:
         from nas.model import build
@@ -247,8 +254,9 @@ def _sample(number: int, cap: int, seed: int) -> list[str]:
     space, rng = SearchSpace(budget=Budget(max_params=cap)), np.random.default_rng(seed)
     found: list[str] = []
     while len(found) < number:
-        params, _, _ = space.propose(lambda _: space.random(rng), found, rng)
-        found.append(str(space.decode(params)))
+        architecture, _ = space.check(space.random(rng), found)
+        if architecture is not None:
+            found.append(str(architecture))
     return found
 
 
@@ -349,7 +357,7 @@ def measure(text: str, options: Options) -> dict[str, Any]:
         plain = {name: stack.enter_context(Crew(options, plain=True)) for name in workers}
         ours = {name: stack.enter_context(Crew(options)) for name in ("torch", "kernels")}
         crews = plain | ours
-        threads = {name: crew.ask("threads")[0] for name, crew in crews.items()}
+        started = {name: crew.ask("start")[0] for name, crew in crews.items()}
         seconds: dict[str, list[float]] = {name: [] for name in crews}
         peaks = []
         for number in range(1, options.rounds + 1):
@@ -370,8 +378,9 @@ def measure(text: str, options: Options) -> dict[str, Any]:
             "to_plain": _summary([a / b for a, b in zip(seconds[fairer], rounds, strict=True)]),
             "gflops": flops / statistics.median(rounds),
             "share_of_peak": statistics.median(flops / s / p for s, p in zip(rounds, peaks, strict=True)),
-            "memory_mb": memory[name],
-            "threads": threads[name],
+            "threads": started[name][0],
+            "libraries_mb": started[name][1],
+            "peak_mb": memory[name],
         }
         for name, rounds in seconds.items()
     }
@@ -399,11 +408,11 @@ def table(results: dict[str, dict[str, Any]], options: Options) -> Table:
     peak = statistics.median(result["peak_gflops"]["median"] for result in results.values())
     amount = f"{options.images:,} images a process and round" + ("" if options.images % IMAGES else ", whole epochs")
     shown = Table(
-        title=f"Seconds an epoch of MNIST ({IMAGES:,} images), batch {BATCH}, {options.processes} core(s) busy",
-        caption=f"median (lowest-highest) of {options.rounds} rounds; {amount}; FMA peak {peak:.0f} GFLOP/s on "
-        f"{options.processes} core(s); 3 x 2 x MACs x images / second; * the faster plain loop, which ratios are to",
+        title=f"Seconds an epoch of MNIST ({IMAGES:,} images), batch {BATCH}, {options.processes} process(es) of ours",
+        caption=f"median (lowest-highest) of {options.rounds} rounds; {amount}; FMA peak {peak:.0f} GFLOP/s of "
+        f"{options.processes} process(es); 3 x 2 x MACs x images / second; * the faster plain loop: ratios are to it",
     )
-    for heading in ("network", "loop", "s / epoch", "plain / it", "torch / it", "GFLOP/s", "of peak", "MB"):
+    for heading in ("network", "loop", "s / epoch", "plain / it", "torch / it", "GFLOP/s", "of peak", "MB (own)"):
         shown.add_column(heading, justify="left" if heading in ("network", "loop") else "right", no_wrap=True)
     for name, result in results.items():
         described = [name, result["network"], f"{result['num_params']:,} parameters", f"{result['macs']:,} MACs"]
@@ -417,7 +426,7 @@ def table(results: dict[str, dict[str, Any]], options: Options) -> Table:
                 _spread(result["torch_to_kernels"], 2) if loop == "kernels" else "",
                 f"{row['gflops']:.1f}",
                 f"{row['share_of_peak']:.1%}",
-                f"{row['memory_mb']:.0f}",
+                f"{row['peak_mb']:.0f} ({row['peak_mb'] - row['libraries_mb']:.0f})",
                 end_section=last,
             )
     return shown
@@ -443,7 +452,7 @@ def sampled_table(result: dict[str, Any], options: Options) -> Table:
     rows, losing = result["networks"], len(result["slower"])
     shown = Table(
         title=f"Milliseconds a step of batch {BATCH} on one thread, {result['number']} sampled networks of at most "
-        f"{result['cap']:,} parameters, {options.processes} core(s) busy",
+        f"{result['cap']:,} parameters, {options.processes} process(es) of ours",
         caption=f"torch / kernels: median {result['ratio']['median']:.2f}, lowest {result['ratio']['low']:.2f}, "
         f"highest {result['ratio']['high']:.2f}; slower than torch by more than 5 %: {losing} of {result['number']}",
     )
@@ -488,6 +497,7 @@ def arguments_of(parser: argparse.ArgumentParser) -> argparse.Namespace:
     add("--sampled", type=int, metavar="N", help="the backends over N networks of the space, and nothing else")
     add("--max-params", type=int, default=8000, help="the cap of --sampled (default 8000)")
     add("--seed", type=int, default=0, help="the seed of --sampled (default 0)")
+    add("--processes", type=int, help="processes of our loop (default: one for each core)")
     add("--data-dir", type=Path, help="where MNIST is (default: NAS_DATA_DIR, then the user's caches)")
     add("--json", type=Path, metavar="FILE", help="everything measured, every round")
     arguments = parser.parse_args()
@@ -497,7 +507,7 @@ def arguments_of(parser: argparse.ArgumentParser) -> argparse.Namespace:
         arguments.steps = 10 if arguments.sampled else 60
     if not 1 <= arguments.steps < STEPS - WARM_UP:
         parser.error(f"--steps is 1 to {STEPS - 1 - WARM_UP}: for more, take --epochs")
-    for name in ("rounds", "epochs", "sampled"):
+    for name in ("rounds", "epochs", "sampled", "processes"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             parser.error(f"--{name} is 1 or more, not {value}")
     return arguments
@@ -520,7 +530,7 @@ def main() -> None:
         raise SystemExit(f"error: {error}") from None
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     options = Options(
-        processes=cores,
+        processes=arguments.processes or cores,
         rounds=arguments.rounds,
         steps=arguments.epochs * STEPS if arguments.epochs else arguments.steps,
         images=arguments.epochs * IMAGES if arguments.epochs else arguments.steps * BATCH,
@@ -533,6 +543,7 @@ def main() -> None:
         "steps": options.steps,
         "images": options.images,
         "rounds": options.rounds,
+        "processes": options.processes,
     }
     began = time.perf_counter()
     if arguments.sampled:

@@ -1,0 +1,156 @@
+"""The caps and rules of a track, and the files they are read from."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.budget import BUDGETS, Budget, read
+from nas.errors import UsageError
+
+CAPS = {"1k": 1000, "2k": 2000, "4k": 4000, "6k": 6000, "8k": 8000, "10k": 10000}
+
+
+def refusal(name: str, **overrides) -> str:
+    """The one line with which a budget is refused."""
+    with pytest.raises(UsageError) as caught:
+        read(name, **overrides)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+@pytest.fixture
+def toml(tmp_path):
+    """Writes a budget file and gives its path."""
+
+    def write(text: str | bytes) -> str:
+        path = tmp_path / "mine.toml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return str(path)
+
+    return write
+
+
+# Files
+
+
+@pytest.mark.parametrize("path", sorted(BUDGETS.glob("*.toml")), ids=lambda path: path.stem)
+def test_a_shipped_budget_reads_by_name_and_by_path(path):
+    budget = read(path.stem)
+    assert read(str(path)) == budget
+    assert budget == Budget(max_params=CAPS[path.stem], dataset="mnist", full_epochs=15, target=99.4)
+
+
+def test_every_track_ships():
+    assert {path.stem for path in BUDGETS.glob("*.toml")} == set(CAPS)
+
+
+def test_what_is_given_overrides_the_file(toml):
+    path = toml("max_params = 500\ndataset = 'kmnist'\n")
+    assert read(path, max_params=600, max_macs=None, target=98) == Budget(max_params=600, dataset="kmnist", target=98)
+    assert read(path, max_macs=70_000).name == "500-params-70000-macs"
+    assert read(toml("brief_epochs = 2\n"), max_params=100) == Budget(max_params=100, brief_epochs=2)
+
+
+@pytest.mark.parametrize("name", ["7k", "8K", "", "no/such/place.toml", "8k.json", "x" * 5000, "8k\x00", "8k\x00.toml"])
+def test_a_missing_file_is_refused(name):
+    assert "budget" in refusal(name)
+
+
+def test_an_unknown_name_lists_the_shipped_ones():
+    assert "give one of 1k, 2k, 4k, 6k, 8k, 10k, or the path" in refusal("7k")
+
+
+def test_a_directory_is_refused(tmp_path):
+    folder = tmp_path / "folder.toml"
+    folder.mkdir()
+    assert str(folder) in refusal(str(folder))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["max_params = ", "= 3", "{}", "max_params: 8000", "max_params = 1\nmax_params = 2", b"\xff\xfe\x00", b"\x00",
+     f"max_params = {'9' * 5000}", f"max_params = {'[' * 100_000}", "max_params = 0x", "max_params = 08000"],
+    ids=lambda content: repr(content)[:30],
+)  # fmt: skip
+def test_a_file_that_is_no_toml_is_refused(toml, content):
+    path = toml(content)
+    assert f"cannot read the budget {path}" in refusal(path)
+
+
+@pytest.mark.parametrize("line", ["max_param = 8000", "MAX_PARAMS = 1", "[budget]\nmax_params = 8000", '"" = 1'])
+def test_an_unknown_key_is_refused(toml, line):
+    said = refusal(toml(f"max_macs = 5\n{line}"))
+    assert "unknown key" in said
+    assert "max_params, max_macs, dataset, brief_epochs, full_epochs, target" in said
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "8000.0", "8e3", "true", '"8000"', "[8000]", "{}", "nan", "1979-05-27"])
+@pytest.mark.parametrize("key", ["max_params", "max_macs", "brief_epochs", "full_epochs"])
+def test_a_count_is_a_positive_whole_number(toml, key, value):
+    other = "max_macs = 5" if key != "max_macs" else "max_params = 5"
+    assert f"{key} is a whole number of 1 or more, not " in refusal(toml(f"{other}\n{key} = {value}"))
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "100.1", "nan", "inf", "-inf", "true", '"99.4"', "[99.4]"])
+def test_a_target_is_a_percentage(toml, value):
+    assert "target is an accuracy in percent" in refusal(toml(f"max_params = 8000\ntarget = {value}"))
+
+
+@pytest.mark.parametrize("value", ["1", "true", '""', "[]"])
+def test_a_data_set_is_a_name(toml, value):
+    assert "dataset is a name" in refusal(toml(f"max_params = 8000\ndataset = {value}"))
+
+
+def test_a_cap_is_needed(toml):
+    assert "a budget needs a cap" in refusal(toml("target = 99"))
+    assert "a budget needs a cap" in refusal(toml(""))
+    with pytest.raises(UsageError, match="--max-params N"):
+        Budget()
+
+
+# Caps
+
+
+def test_a_cap_is_inclusive():
+    assert Budget(max_params=8000).admits(8000, 10**9)
+    assert not Budget(max_params=8000).admits(8001, 0)
+    assert Budget(max_macs=8000).admits(10**9, 8000)
+    assert not Budget(max_macs=8000).admits(0, 8001)
+    assert Budget(max_params=10, max_macs=20).admits(10, 20)
+    assert not Budget(max_params=10, max_macs=20).admits(11, 20)
+    assert not Budget(max_params=10, max_macs=20).admits(10, 21)
+
+
+cap = st.none() | st.integers(1, 2**80)
+
+
+@given(max_params=cap, max_macs=cap, num_params=st.integers(0, 2**81), macs=st.integers(0, 2**81))
+def test_what_is_admitted_uses_at_most_all_of_it(max_params, max_macs, num_params, macs):
+    if max_params is None and max_macs is None:
+        return
+    budget = Budget(max_params=max_params, max_macs=max_macs)
+    within = num_params <= (max_params or math.inf) and macs <= (max_macs or math.inf)
+    assert budget.admits(num_params, macs) == within
+    assert budget.share(num_params, macs) <= 1 if within else budget.share(num_params, macs) >= 1
+
+
+@pytest.mark.parametrize("offset", [-1, 0, 1])
+def test_a_giant_cap_is_exact_too(offset):
+    assert Budget(max_params=2**60).admits(2**60 + offset, 0) == (offset <= 0)
+
+
+def test_a_budget_reads_well():
+    both = Budget(max_params=8000, max_macs=500_000)
+    assert (str(both), both.name) == ("at most 8,000 parameters and at most 500,000 MACs", "8000-params-500000-macs")
+    assert Budget(max_macs=5000).name == "5000-macs"
+    assert both.share(4000, 400_000) == 0.8
+
+
+def test_a_budget_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Budget(max_params=1).max_params = 2  # type: ignore[misc]

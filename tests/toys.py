@@ -1,0 +1,238 @@
+"""Small stand-ins for the tests of the search: a pool without processes, and the study of a tiny real search."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas import cli, data, search
+from nas import study as studies
+from nas.architecture import Architecture
+from nas.budget import Budget
+from nas.data import Split, TrainingData
+from nas.errors import NasError
+from nas.model import build
+from nas.space import SearchSpace
+from nas.train import Epoch, Recipe, Run, train
+from nas.workers import Job, Message
+
+CAP = 500
+COMMAND = [sys.executable, "-c", "from nas.cli import main; main()"]
+"""`nas`, whatever the PATH."""
+
+TINY_SEARCH = [
+    "search", "--dataset", "synthetic", "--max-params", str(CAP), "--trials", "4", "--brief-epochs", "2",
+    "--finalists", "2", "--finalist-seeds", "2", "--finalist-epochs", "2", "--workers", "1", "--backend", "torch",
+]  # fmt: skip
+
+
+def luck(architecture: Architecture, seed: int, epoch: int) -> float:
+    """An accuracy out of nothing, the same every time: grows with the epochs, differs with the seed."""
+    talent = zlib.crc32(str(architecture).encode()) % 4000
+    return (5000 + talent + 300 * (epoch - 1) + zlib.crc32(f"{architecture} {seed}".encode()) % 50) / 100
+
+
+class Pool:
+    """Trains nothing, in this process: an epoch of each job under way at every call of `messages`."""
+
+    def __init__(self, count: int = 1, *, score: Callable[[Architecture, int, int], float] = luck) -> None:
+        self.lives: list[tuple[Job, Iterator[Message]] | None] = [None] * count
+        self.score, self.stops = score, [False] * count
+        self.trained: list[tuple[str, int, int]] = []  # schedule, seed and epochs of every job handed in
+        self.stopped: list[Any] = []
+        self.restarts = 0
+
+    def __len__(self) -> int:
+        return len(self.lives)
+
+    @property
+    def idle(self) -> int | None:
+        return next((number for number, life in enumerate(self.lives) if life is None), None)
+
+    @property
+    def jobs(self) -> list[Job]:
+        return [life[0] for life in self.lives if life is not None]
+
+    def submit(self, job: Job) -> int:
+        number = self.idle
+        assert number is not None
+        self.trained.append((str(job.architecture), job.seed, job.recipe.epochs))
+        self.stops[number] = False
+        self.lives[number] = (job, self.live(number, job))
+        return number
+
+    def messages(self, timeout: float) -> Iterator[Message]:
+        for life in list(self.lives):
+            if life is not None:
+                message = next(life[1])
+                if message.run is not None or message.failure is not None:
+                    self.lives[message.worker] = None
+                yield message
+
+    def answer(self, message: Message, *, stop: bool) -> None:
+        self.stops[message.worker] = stop
+        if stop:
+            self.stopped.append(message.job.key)
+
+    def restart(self) -> None:
+        self.lives = [None] * len(self.lives)
+        self.restarts += 1
+
+    def close(self) -> None:
+        self.restart()
+
+    def live(self, number: int, job: Job) -> Iterator[Message]:
+        epochs: list[Epoch] = []
+        for epoch in range(1, job.recipe.epochs + 1):
+            try:
+                accuracy = self.score(job.architecture, job.seed, epoch)
+            except NasError as error:
+                yield Message(worker=number, job=job, failure=str(error))
+                return
+            epochs.append(
+                Epoch(
+                    number=epoch, train_loss=1.0, train_accuracy=accuracy, loss=1.0,
+                    correct=round(100 * accuracy), count=10_000, seconds=0.0,
+                )
+            )  # fmt: skip
+            yield Message(worker=number, job=job, epoch=epochs[-1])
+            if self.stops[number] and epoch < job.recipe.epochs:
+                break
+        state = build(job.architecture, seed=job.seed).state_dict()
+        yield Message(
+            worker=number,
+            job=job,
+            run=Run(
+                epochs=tuple(epochs),
+                state_dict=state,
+                backend="toy",
+                seconds=0.1,
+                stopped=len(epochs) < job.recipe.epochs,
+            ),
+        )
+
+
+class TrainingPool(Pool):
+    """Trains for real, one job at a time, in this process."""
+
+    def __init__(self, training: TrainingData, evaluation: Split, *, backend: Any = "torch") -> None:
+        super().__init__(1)
+        self.training, self.evaluation, self.backend = training, evaluation, backend
+
+    def live(self, number: int, job: Job) -> Iterator[Message]:
+        run = train(
+            job.architecture, self.training, self.evaluation, job.recipe, seed=job.seed, backend=self.backend
+        )
+        for epoch in run.epochs:
+            yield Message(worker=number, job=job, epoch=epoch)
+        yield Message(worker=number, job=job, run=run)
+
+
+def space(cap: int = CAP) -> SearchSpace:
+    return SearchSpace(budget=Budget(max_params=cap), input_shape=(1, 16, 16), num_classes=4)
+
+
+def settings(cap: int = CAP, **changes: Any) -> search.Settings:
+    fields: dict[str, Any] = {
+        "budget": Budget(max_params=cap), "dataset": "synthetic", "recipe": Recipe(epochs=3), "trials": 4,
+        "finalists": 2, "finalist_seeds": 2, "finalist_epochs": 2,
+    }  # fmt: skip
+    return search.Settings(**(fields | changes))
+
+
+def open_study(name: str = "toy", storage: str | None = None, chosen: search.Settings | None = None) -> Any:
+    chosen = chosen or settings()
+    space_ = space(chosen.budget.max_params or CAP)
+    return studies.create(name, storage, chosen.shared(space_, "hash"), {"dataset": "synthetic", "target": 99.4})
+
+
+def run(pool: Pool, *, study: Any = None, view: search.View = lambda progress, line: None, **changes: Any) -> Any:
+    """A toy search to its end: the outcome."""
+    chosen = settings(**changes)
+    study = study or open_study(chosen=chosen)
+    record = {"dataset": "synthetic", "target": 99.4}
+    return search.run(study, space(chosen.budget.max_params or CAP), chosen, pool, view, record)  # type: ignore[arg-type]
+
+
+@cache
+def synthetic() -> TrainingData:
+    return data.training_data(data.named("synthetic"), data_dir=None)
+
+
+def part(training: TrainingData, count: int) -> TrainingData:
+    """Its first images."""
+    import dataclasses
+
+    split = Split(training.train.images[:count], training.train.labels[:count])
+    return dataclasses.replace(training, train=split)
+
+
+def nas(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    """`nas` in this process: exit code, standard output, standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    code: Any = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            cli.main(list(arguments))
+    except SystemExit as left:
+        code = left.code or 0
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    return int(code), out.getvalue(), err.getvalue()
+
+
+def spawn(*arguments: str, studies_dir: Path, **environment: str) -> subprocess.Popen[str]:
+    """`nas` in a process group of its own."""
+    variables = {**os.environ, "NAS_STUDIES": str(studies_dir), "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen(
+        [*COMMAND, *arguments], env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def group(leader: int) -> list[int]:
+    """The living processes of a process group, from /proc; zombies do not live."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[2]) == leader and fields[0] != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
+def until(condition: Callable[[], Any], seconds: float) -> Any:
+    """What `condition` gives once it is true; fails after `seconds`."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.05)
+    return value
+
+
+@cache
+def finished(factory: Any) -> tuple[Path, str, str]:
+    """The studies folder of one tiny real search, run by a spawned worker, and what it printed; made once a session."""
+    folder: Path = factory.mktemp("finished") / "studies"
+    before = torch.get_num_threads()
+    code, out, err = nas(*TINY_SEARCH, "--study", "tiny", NAS_STUDIES=str(folder))
+    torch.set_num_threads(before)
+    assert code == 0, err
+    return folder, out, err
