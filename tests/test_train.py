@@ -1,0 +1,233 @@
+"""The recipe and the training loop: its schedule, its average, its failures, its bits."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import toys
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas import kernels, train
+from nas.architecture import Architecture
+from nas.errors import NasError, UsageError
+from nas.model import build
+from nas.train import Diverged, Recipe
+
+ARCHITECTURE = Architecture.parse("6 M s8b 8k1r M C G", input_shape=(1, 16, 16), num_classes=4)
+BACKENDS = [
+    "torch",
+    pytest.param("kernels", marks=pytest.mark.skipif(kernels.unsuited() is not None, reason=str(kernels.unsuited()))),
+]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="module")
+def training():
+    return toys.part(toys.synthetic(), 384)
+
+
+def go(training, recipe, **options):
+    return train.train(ARCHITECTURE, training, training.validation, recipe, backend="torch", **options)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(a[key].equal(b[key]) for key in a)
+
+
+def distance(a, b):
+    return math.sqrt(sum(float((a[k] - b[k]).square().sum()) for k in a if a[k].is_floating_point()))
+
+
+# --- the recipe -------------------------------------------------------------------------------------------------------
+
+
+def test_recipe_round_trip_and_unknown_keys():
+    recipe = Recipe(epochs=3, degrees=0.0)
+    assert Recipe.from_dict(dataclasses.asdict(recipe)) == recipe
+    with pytest.raises(UsageError, match="unknown key 'learning_rate' in a recipe"):
+        Recipe.from_dict({"learning_rate": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epochs", 0), ("epochs", 2.5), ("epochs", True), ("batch_size", 1), ("peak_rate", 0.0), ("peak_rate", "high"),
+        ("peak_rate", math.nan), ("peak_rate", math.inf), ("warm_up", 1.0), ("weight_decay", -1e-4),
+        ("label_smoothing", 1.0), ("average", 1.5), ("degrees", -1), ("scale", 1.0), ("shear", None),
+    ],
+)  # fmt: skip
+def test_recipe_refuses_what_is_out_of_range(key, value):
+    with pytest.raises(UsageError, match=f"the recipe's {key} is a .*number between"):
+        Recipe(**{key: value})
+
+
+# --- the schedule and the average -------------------------------------------------------------------------------------
+
+
+def test_rate_is_torchs_one_cycle():
+    """Torch counts its steps from the other end, so at a thousand steps the two agree to about a step's change."""
+    recipe, steps = Recipe(peak_rate=0.1, warm_up=0.2), 1000
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps, pct_start=0.2)
+    for step in range(steps):
+        assert train.rate(recipe, (step + 1) / steps) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-3)
+        optimizer.step()
+        if step + 1 < steps:
+            cycle.step()
+
+
+@given(st.floats(0, 0.9), st.integers(1, 500))
+def test_rate_rises_then_falls_to_nearly_zero(warm_up, steps):
+    recipe = Recipe(warm_up=warm_up, peak_rate=1.0)
+    rates = [train.rate(recipe, (step + 1) / steps) for step in range(steps)]
+    assert all(0 < rate <= 1 + 1e-5 for rate in rates)
+    assert rates[-1] < 1e-5
+    top = rates.index(max(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+
+
+@given(st.floats(0, 1), st.integers(1, 10_000))
+def test_decay_ramps_up_to_its_horizon(average, steps):
+    recipe = Recipe(average=average)
+    values = [train.decay(recipe, step, steps) for step in range(1, steps + 1, max(1, steps // 50))]
+    assert all(0 <= value < 1 for value in values)
+    assert values == sorted(values)
+    assert values[0] <= 0.1
+    assert values[-1] <= 1 - 1 / max(1, average * steps)
+
+
+def test_the_average_is_near_the_moving_weights_after_a_few_steps(training):
+    """With no average the result is the moving weights; a long one must not leave it at the initial ones."""
+    initial = build(ARCHITECTURE, seed=0).state_dict()
+    recipe = Recipe(epochs=2, batch_size=64, peak_rate=0.01)
+    moving = go(training, dataclasses.replace(recipe, average=0.0)).state_dict
+    averaged = go(training, dataclasses.replace(recipe, average=1.0)).state_dict
+    assert distance(averaged, moving) < 0.5 * distance(averaged, initial)
+    assert not same(averaged, moving)
+
+
+def test_decay_falls_on_convolution_weights_alone():
+    model = build(ARCHITECTURE, seed=0)
+    groups = train._optimizer(model, Recipe(weight_decay=0.5)).param_groups
+    decayed = {id(parameter) for group in groups if group["weight_decay"] for parameter in group["params"]}
+    assert decayed == {id(parameter) for name, parameter in model.named_parameters() if parameter.ndim == 4}
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_it_learns_and_scores_as_evaluate_does(training, backend):
+    recipe = Recipe(epochs=6, batch_size=32, degrees=0, shear=0, scale=0)
+    run = train.train(ARCHITECTURE, training, training.validation, recipe, backend=backend)
+    assert run.epochs[-1].accuracy > 60  # of four classes
+    assert run.epochs[-1].train_loss < run.epochs[0].train_loss
+    assert [epoch.number for epoch in run.epochs] == [1, 2, 3, 4, 5, 6]
+    assert run.last(2) == pytest.approx((run.epochs[-1].accuracy + run.epochs[-2].accuracy) / 2)
+    assert run.backend == backend
+    assert not run.stopped
+    loss, correct = train.evaluate(ARCHITECTURE, run.state_dict, training, training.validation, backend=backend)
+    assert (loss, correct) == (pytest.approx(run.epochs[-1].loss), run.epochs[-1].correct)
+
+
+@pytest.mark.skipif(kernels.unsuited() is not None, reason=str(kernels.unsuited()))
+def test_both_backends_take_the_same_way(training):
+    recipe = Recipe(epochs=3, batch_size=64, peak_rate=0.01, label_smoothing=0.1)
+    ours, theirs = (
+        train.train(ARCHITECTURE, training, training.validation, recipe, backend=backend).epochs
+        for backend in ("kernels", "torch")
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.train_loss == pytest.approx(b.train_loss, rel=0.02)
+        assert a.loss == pytest.approx(b.loss, rel=0.02)
+        assert abs(a.correct - b.correct) <= 0.03 * a.count
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_same_seed_gives_the_same_bits(training, backend):
+    runs = [
+        train.train(
+            ARCHITECTURE, training, training.validation, Recipe(epochs=2, batch_size=64), seed=seed, backend=backend
+        )
+        for seed in (1, 1, 2)
+    ]
+    assert same(runs[0].state_dict, runs[1].state_dict)
+    assert [dataclasses.replace(epoch, seconds=0) for epoch in runs[0].epochs] == [
+        dataclasses.replace(epoch, seconds=0) for epoch in runs[1].epochs
+    ]
+    assert not same(runs[0].state_dict, runs[2].state_dict)
+
+
+def test_it_leaves_the_global_generator_alone(training):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    go(training, Recipe(epochs=1))
+    assert torch.get_rng_state().equal(before)
+
+
+def test_a_last_batch_of_one_image_is_left_out():
+    steps = []
+    run = go(toys.part(toys.synthetic(), 129), Recipe(epochs=2, batch_size=128), on_step=lambda *at: steps.append(at))
+    assert steps == [(1, 2), (2, 2)]
+    assert len(run.epochs) == 2
+    steps.clear()
+    go(toys.part(toys.synthetic(), 130), Recipe(epochs=1, batch_size=128), on_step=lambda *at: steps.append(at))
+    assert steps == [(1, 2), (2, 2)]
+
+
+def test_on_epoch_stops_it(training):
+    heard = []
+    run = go(training, Recipe(epochs=5), on_epoch=lambda epoch: heard.append(epoch.number) or epoch.number == 2)
+    assert heard == [1, 2]
+    assert run.stopped
+    assert len(run.epochs) == 2
+    assert not go(training, Recipe(epochs=1), on_epoch=lambda epoch: True).stopped  # it was over anyway
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_loss_that_is_not_finite_is_a_known_failure(training, backend):
+    broken = dataclasses.replace(training, mean=(math.nan,))
+    with pytest.raises(Diverged, match="the loss is nan in epoch 1") as caught:
+        train.train(ARCHITECTURE, broken, training.validation, Recipe(epochs=1), backend=backend)
+    assert isinstance(caught.value, NasError)
+
+
+def test_no_augmentation_draws_no_maps(training):
+    still = Recipe(degrees=0, translate=0, scale=0, shear=0)
+    assert train._theta(still, training, 5, torch.Generator()) is None
+    assert train._theta(Recipe(), training, 5, torch.Generator()).shape == (5, 2, 3)
+
+
+# --- where it runs ----------------------------------------------------------------------------------------------------
+
+
+def test_backends_and_devices(monkeypatch):
+    monkeypatch.setattr(kernels, "unsuited", lambda: None)
+    assert train.choose_backend("cpu", "auto") == ("kernels", None)
+    assert train.choose_backend("cpu", "torch") == ("torch", None)
+    name, reason = train.choose_backend("cuda", "auto")
+    assert name == "torch"
+    assert "not on cuda" in reason
+    with pytest.raises(UsageError, match="--backend kernels"):
+        train.choose_backend("mps", "kernels")
+    monkeypatch.setattr(kernels, "unsuited", lambda: "no such processor")
+    assert train.choose_backend("cpu", "auto") == ("torch", "no such processor")
+    assert train.choose_device("cpu") == "cpu"
+    assert train.choose_device("auto") in ("cpu", "cuda", "mps")
+    with pytest.raises(UsageError, match="--device nonsense"):
+        train.choose_device("nonsense")
