@@ -67,16 +67,21 @@ AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on stan
 RequireTarget = Annotated[bool, typer.Option("--require-target", help="Exit with 1 when the target is not met.")]
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"nas {version('nas')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_say_version)
+    ] = False,
 ) -> None:
     """Neural architecture search for small image networks under a hard parameter budget."""
-    if version:
-        from importlib.metadata import version as installed
-
-        print(f"nas {installed('nas')}")
-        raise typer.Exit
 
 
 @app.command(epilog="Example: nas search --max-params 8000 --trials 60")

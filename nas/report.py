@@ -16,12 +16,13 @@ from rich.text import Text
 
 from nas.architecture import Architecture
 from nas.budget import Budget
-from nas.run import LAST, FullRun
-from nas.search import Progress as SearchProgress
-from nas.workers import Message
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch comes with these, and a table of layers must not wait for it
     import pandas as pd
+
+    from nas.run import FullRun
+    from nas.search import Progress as SearchProgress
+    from nas.workers import Message
 
 FLOAT_BYTES = 4
 
@@ -217,6 +218,8 @@ class RunView:
 
 def full_run(run: FullRun) -> RenderableType:
     """What a full run came to."""
+    from nas.run import LAST
+
     table = plain(
         ("seed", f"last-{LAST}", "lowest of them", "final", "seconds"),
         title=f"Test accuracy in percent, {run.recipe.epochs} epochs, {run.architecture.num_params:,} parameters",

@@ -241,13 +241,14 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
     """Waits up to a minute for another process's lock."""
     arguments = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     try:
-        try:
-            return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
-        except (OperationalError, IntegrityError) as error:
-            if isinstance(error, OperationalError) and "already exists" not in str(error):
-                raise
-            time.sleep(1)  # another process is making the same tables: they are there in a moment
-            return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+        for _ in range(20):
+            try:
+                return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
+            except (OperationalError, IntegrityError) as error:
+                if isinstance(error, OperationalError) and "already exists" not in str(error):
+                    raise
+                time.sleep(0.5)  # another process is making the same tables: they are there in a moment
+        return optuna.storages.RDBStorage(url, engine_kwargs=arguments)
     except (ImportError, RuntimeError) as error:  # no driver for it; the tables of another Optuna
         cause = str(error.__cause__ or error).splitlines()[0]
         raise StorageError(f"the storage {redact(url)} cannot be used ({cause}): give another --storage") from error

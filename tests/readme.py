@@ -21,15 +21,15 @@ def results() -> str:
     for path in (ROOT / "studies").glob("*/full-run-*/result.json"):
         result = json.loads(path.read_text(encoding="utf-8"))
         sd = "" if result["last5_sd"] is None else f" ± {result['last5_sd']:.3f}"
-        found = "hand-made, with this recipe" if path.parts[-3] == "by-hand" else f"`nas search --max-params {_cap(path)}`"
-        rows.append(
-            (
-                -result["num_params"],
-                f"| {result['num_params']:,} | {result['last5_mean']:.3f}{sd} | {result['lowest_of_last5']:.2f} | "
-                f"{len(result['seeds'])} | [`{result['schedule']}`]({path.parent.relative_to(ROOT).as_posix()}/CARD.md) | "
-                f"{found} |",
-            )
+        found = (
+            "hand-made, with this recipe" if path.parts[-3] == "by-hand" else f"`nas search --max-params {_cap(path)}`"
         )
+        card = path.with_name("CARD.md").relative_to(ROOT).as_posix()
+        row = (
+            f"| {result['num_params']:,} | {result['last5_mean']:.3f}{sd} | {result['lowest_of_last5']:.2f} | "
+            f"{len(result['seeds'])} | [`{result['schedule']}`]({card}) | {found} |"
+        )
+        rows.append((-result["num_params"], row))
     public = [
         (-known.num_params, f"| {known.num_params:,} | {known.result} | | 1 | `{known.text}` | public figure |")
         for known in KNOWN
@@ -49,11 +49,8 @@ def count() -> str:
     from nas.cli import main
 
     out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        try:
-            main(["count", START, "--max-params", "8000"])
-        except SystemExit as end:
-            assert not end.code
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        main(["count", START, "--max-params", "8000"])
     lines = "\n".join("    " + line.rstrip() for line in out.getvalue().splitlines())
     return f"    $ nas count '{START}' --max-params 8000\n{lines}"
 

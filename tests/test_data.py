@@ -84,9 +84,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(
-        torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/", "http://127.0.0.1:9/b/"]
-    )
+    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", ["http://127.0.0.1:9/", "http://127.0.0.1:9/b/"])
 
 
 def rows(images: Tensor) -> set[bytes]:
@@ -265,9 +263,7 @@ def test_training_needs_no_test_file(toy, state):
 
 
 @pytest.mark.parametrize("name", FILES[:2])
-@pytest.mark.parametrize(
-    "content", [b"", b"\x00\x00", b"\x00\x00\x08\x03", b"<html>not found</html>", "half"]
-)
+@pytest.mark.parametrize("content", [b"", b"\x00\x00", b"\x00\x00\x08\x03", b"<html>not found</html>", "half"])
 def test_a_broken_file_is_named_with_the_next_step(toy, name, content):
     path = toy / "MNIST" / "raw" / name
     whole = path.read_bytes()
@@ -342,8 +338,7 @@ def test_cifar10_is_checked_and_read_by_channels(tmp_path, monkeypatch):
         return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
 
     batches = [
-        {"data": rng.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": [*range(10), *range(10)]}
-        for _ in range(6)
+        {"data": rng.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": [*range(10), *range(10)]} for _ in range(6)
     ]
     lists = [write(f"data_batch_{i}", batches[i]) for i in range(1, 6)]
     name, md5 = write("batches.meta", {"label_names": [str(i) for i in range(10)]})
@@ -355,9 +350,7 @@ def test_cifar10_is_checked_and_read_by_channels(tmp_path, monkeypatch):
     test = data.open_test(dataset, data_dir=tmp_path, log=tmp_path / "log", purpose="law")
     assert test.images.numpy().tobytes() == batches[0]["data"].tobytes()  # stored as C, H, W
     (folder / "test_batch").unlink()
-    loaded = data.training_data(
-        data.resolve("cifar10", data_dir=tmp_path), data_dir=tmp_path, validation=None
-    )
+    loaded = data.training_data(data.resolve("cifar10", data_dir=tmp_path), data_dir=tmp_path, validation=None)
     assert loaded.train.images.shape == (100, 3, 32, 32)
     assert loaded.train.images[:20].numpy().tobytes() == batches[1]["data"].tobytes()
     assert len(loaded.mean) == len(loaded.std) == 3
@@ -499,9 +492,7 @@ def test_mnist_5k_is_split_evenly_and_disjointly(tmp_path):
     assert test.labels.bincount().tolist() == [100] * CLASSES
     assert len(rows(test.images)) == 1000
     assert not rows(loaded.train.images) & rows(test.images)
-    assert (
-        loaded.hash == "513cb34b57f94e8cb7271524b8e9acfde6507011966c3ff7e008bea84ece013a"
-    )  # one rule, for ever
+    assert loaded.hash == "513cb34b57f94e8cb7271524b8e9acfde6507011966c3ff7e008bea84ece013a"  # one rule, for ever
     assert loaded.train.images.shape[1:] == dataset.input_shape
     assert not dataset.comparable
     assert dataset.notice is not None

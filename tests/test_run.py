@@ -87,7 +87,15 @@ def test_the_summary_and_the_card_carry_the_denominators(tmp_path):
     assert summary["target_held"] is False
     assert "99.9" not in json.dumps(summary)
     card = run.card(two, RECORD)
-    wanted = ("synthetic", "It is made up.", "**99.100 ± 0.141 %**", "2 seeds", "last 5 of 7 epochs", "cpu", "torch 2.x")
+    wanted = (
+        "synthetic",
+        "It is made up.",
+        "**99.100 ± 0.141 %**",
+        "2 seeds",
+        "last 5 of 7 epochs",
+        "cpu",
+        "torch 2.x",
+    )
     for text in (*wanted, "nas train-best --seeds 2", f"{ARCHITECTURE.num_params:,}", "1,200", str(ARCHITECTURE)):
         assert text in card
 
@@ -151,7 +159,7 @@ def test_a_seed_that_fails_ends_the_run_in_one_line(tmp_path, test_split):
     def score(architecture, seed, epoch):
         raise NasError("the loss is nan")
 
-    with pytest.raises(NasError, match="seed 0 of .* failed: the loss is nan"):
+    with pytest.raises(NasError, match=r"seed 0 of .* failed: the loss is nan"):
         go(tmp_path, test_split, range(2), toys.Pool(score=score))
 
 

@@ -30,10 +30,10 @@ from nas.space import DISCARDS, SearchSpace
 
 
 @pytest.fixture(autouse=True)
-def _studies(monkeypatch):
-    with toys.quick_folder() as folder:
-        monkeypatch.setenv("NAS_STUDIES", str(folder / "studies"))
-        yield folder
+def folder(monkeypatch):
+    with toys.quick_folder() as quick:
+        monkeypatch.setenv("NAS_STUDIES", str(quick / "studies"))
+        yield quick
 
 
 def trials(study, *states):
@@ -80,8 +80,10 @@ def test_every_draw_is_accounted_for(monkeypatch):
     monkeypatch.setattr(SearchSpace, "random", lambda self, rng: drawn.append(1) or draw(self, rng))
     study = toys.open_study()
     outcome = toys.run(toys.Pool(2), study=study, trials=9)
-    assert outcome.counts["generated"] == len(drawn) == outcome.counts["complete"] + sum(
-        outcome.counts[reason] for reason in DISCARDS
+    assert (
+        outcome.counts["generated"]
+        == len(drawn)
+        == outcome.counts["complete"] + sum(outcome.counts[reason] for reason in DISCARDS)
     )
     assert sum(outcome.counts[reason] for reason in DISCARDS) > 0
     toys.run(toys.Pool(2), study=study, trials=16)  # TPE draws from here on
@@ -170,22 +172,23 @@ def test_known_designs_come_first_and_the_best_of_them_is_a_finalist():
 
 
 def test_a_space_that_is_used_up_goes_on_to_its_finalists(monkeypatch):
-    cap, tries = toys.space().smallest()[0] + 6, 10
+    """Six points, and no more: stands for the few schedules under a tiny cap."""
+    space, rng, tries = toys.space(), np.random.default_rng(0), 10
+    points = list(itertools.islice((p for _ in range(200) if not space.check(p := space.random(rng), ())[1]), 6))
     propose = SearchSpace.propose
     monkeypatch.setattr(SearchSpace, "propose", lambda *args: propose(*args, tries=tries))
-    study = toys.open_study(chosen=toys.settings(cap))
+    monkeypatch.setattr(SearchSpace, "random", lambda self, rng: points[rng.integers(len(points))])
+    study = toys.open_study()
     lines = []
 
     def view(progress, line):
         lines.append(line or "")
 
-    outcome = toys.run(toys.Pool(), study=study, cap=cap, trials=500, sampler="random", view=view)
-    done = search.finished(study)
-    assert 0 < done < 500
-    assert len(outcome.finalists) == min(2, done)
+    outcome = toys.run(toys.Pool(), study=study, trials=500, view=view)
+    assert len(outcome.finalists) == 2
     assert not outcome.cut
     assert any("no new schedule" in line for line in lines)
-    check_laws(study, done, cap)
+    check_laws(study, len(points))
     vain = trials(study)[-1]  # its proposals are accounted for as well
     assert "no new schedule" in vain.user_attrs["reason"]
     assert sum(vain.user_attrs["discards"].values()) == 21 * tries
@@ -386,6 +389,17 @@ def test_time_limit_before_any_finalist_exports_the_best_brief_trial():
     check_laws(study, 4)
 
 
+def test_a_space_with_nothing_to_propose_says_why(monkeypatch):
+    propose = SearchSpace.propose
+    monkeypatch.setattr(SearchSpace, "propose", lambda *args: propose(*args, tries=1))
+    study = toys.open_study(chosen=toys.settings(54))
+    with pytest.raises(InfeasibleError, match="no new schedule of at most 54 parameters"):
+        toys.run(toys.Pool(), study=study, cap=54)
+    (failed,) = trials(study)
+    assert failed.state == TrialState.FAIL
+    assert sum(failed.user_attrs["discards"].values()) == 21
+
+
 def test_nothing_complete_is_infeasible_and_says_so():
     def score(architecture, seed, epoch):
         raise NasError("the loss is nan")
@@ -397,9 +411,9 @@ def test_nothing_complete_is_infeasible_and_says_so():
 # --- two parents ------------------------------------------------------------------------------------------------------
 
 
-def test_two_parents_at_once_share_a_study(_studies):
+def test_two_parents_at_once_share_a_study(folder):
     """In a space with few schedules, where both soon draw the same: none is trained twice, and the total is exact."""
-    url = f"sqlite:///{_studies / 'shared.db'}"
+    url = f"sqlite:///{folder / 'shared.db'}"
     cap, total = 250, 16
     pools, errors = [toys.Pool(2), toys.Pool(2)], []
 

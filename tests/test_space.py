@@ -16,7 +16,7 @@ from strategies import architectures
 from nas.architecture import KNOWN, Architecture
 from nas.budget import Budget
 from nas.errors import InfeasibleError, UsageError
-from nas.space import DISCARDS, DUPLICATE, ILLEGAL, MIN_DEPTH, OVER_CAP, SLOTS, STAGES, SearchSpace, survey
+from nas.space import DISCARDS, DUPLICATE, ILLEGAL, MIN_DEPTH, OVER_CAP, PLAIN, SLOTS, STAGES, SearchSpace, survey
 
 SHAPES = ((1, 28, 28), (3, 32, 32), (1, 16, 16), (1, 4, 4), (2, 9, 13), (1, 1, 1))
 
@@ -214,13 +214,13 @@ def test_proposals_never_repeat():
     seen: set[str] = set()
     duplicates = 0
     for _ in range(len(distinct)):
-        params, discards, _ = it.propose(lambda n: few[n % 40], seen)
+        params, discards, _ = it.propose(lambda n: few[n % len(few)], seen)
         duplicates += discards[DUPLICATE]
         seen.add(str(it.decode(params)))
     assert seen == distinct
     assert duplicates > 0
     with pytest.raises(InfeasibleError, match=r"duplicate.*have been tried") as caught:
-        it.propose(lambda n: few[n % 40], seen, tries=5)
+        it.propose(lambda n: few[n % len(few)], seen, tries=5)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -252,7 +252,9 @@ def test_a_shrunk_schedule_fits_and_is_narrower(it, seed):
     architecture = it.decode(shrunk)
     assert it.budget.admits(architecture.num_params, architecture.macs)
     assert all(shrunk[name] in choices(d) for name, d in it.distributions.items())
-    assert {name for name in params if shrunk[name] != params[name]} <= {"depth"} | {n for n in params if "width" in n}
+    assert {name for name in params if shrunk[name] != params[name]} <= {
+        "depth", *PLAIN, *(name for name in params if "width" in name)
+    }  # fmt: skip
     assert all(shrunk[name] <= params[name] for name in params if "width" in name or name == "depth")
     assert it.shrink(shrunk) == shrunk
     if it.check(params, ())[1] is None:

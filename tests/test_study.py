@@ -228,7 +228,7 @@ def test_a_storage_url_that_leads_nowhere(url):
 
 def test_a_studies_folder_that_cannot_be_made(folder):
     folder.write_text("a file in the way")
-    with pytest.raises(StorageError, match="cannot make .* set NAS_STUDIES"):
+    with pytest.raises(StorageError, match=r"cannot make .* set NAS_STUDIES"):
         toys.open_study()
 
 

@@ -75,9 +75,10 @@ def test_it_stops_where_it_is_told_and_fails_with_a_reason(pool):
     heard = hear(pool, stop=True)
     assert heard[-1].run.stopped
     assert len(heard[-1].run.epochs) == 1
-    # Twelve layers without norms at a rate of ten: past the largest float32 within an epoch or two.
-    wild = Architecture.parse("8n " * 12 + "G C", input_shape=(1, 16, 16), num_classes=4)
-    pool.submit(job("wild", architecture=wild, recipe=dataclasses.replace(RECIPE, peak_rate=10.0, epochs=20)))
+    # Twenty wide layers without norms at a rate of ten: past the largest float32 within a few steps.
+    wild = Architecture.parse("32n " * 20 + "G C", input_shape=(1, 16, 16), num_classes=4)
+    recipe = dataclasses.replace(RECIPE, peak_rate=10.0, weight_decay=0, epochs=5)
+    pool.submit(job("wild", architecture=wild, recipe=recipe))
     failed = hear(pool)[-1]
     assert failed.job.key == "wild"
     assert "the loss is nan" in failed.failure

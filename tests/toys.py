@@ -132,9 +132,7 @@ class TrainingPool(Pool):
         self.training, self.evaluation, self.backend = training, evaluation, backend
 
     def live(self, number: int, job: Job) -> Iterator[Message]:
-        run = train(
-            job.architecture, self.training, self.evaluation, job.recipe, seed=job.seed, backend=self.backend
-        )
+        run = train(job.architecture, self.training, self.evaluation, job.recipe, seed=job.seed, backend=self.backend)
         for epoch in run.epochs:
             yield Message(worker=number, job=job, epoch=epoch)
         yield Message(worker=number, job=job, run=run)
