@@ -417,7 +417,7 @@ def _dataset(name: str | None, data_dir: Path | None, console: Console) -> Datas
     if found.notice:
         from rich.panel import Panel
 
-        console.print(Panel(found.notice, style="yellow", expand=False))
+        console.print(Panel(found.notice, style="yellow", width=min(console.width, 100)))
     return found
 
 

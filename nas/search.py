@@ -43,6 +43,9 @@ Pruner = Literal["median", "none"]
 STARTUP_TRIALS = 10
 """Trials before TPE's model is used, and before the median pruner has enough to compare with."""
 
+TPE_TRIES = 50
+"""Proposals of TPE's for one trial, at some 3 ms each, before random ones take their place."""
+
 STAMP_SECONDS = 20.0
 STALE_SECONDS = 180.0
 
@@ -207,7 +210,9 @@ class Proposer(BaseSampler):
             return lambda _: self.space.random(rng)
         tpe = TPESampler(n_startup_trials=0, seed=int(rng.integers(2**31)))
 
-        def draw(_: int) -> Params:
+        def draw(attempt: int) -> Params:
+            if attempt >= TPE_TRIES:  # its model proposes what it has proposed before, or what does not fit
+                return self.space.random(rng)
             return self.space.widen(tpe.sample_relative(study, trial, self.space.distributions), rng)
 
         return draw
@@ -682,7 +687,9 @@ def _reason(
     if finalists:
         verdict = "the best mean of the finalists"
         dropped = behind({finalist.trial: list(finalist.scores) for finalist in finalists})
-        if ties := [finalist.trial for finalist in finalists[1:] if finalist.trial not in dropped]:
+        if sd is None:
+            verdict += "; of one seed each, which says nothing of chance"
+        elif ties := [finalist.trial for finalist in finalists[1:] if finalist.trial not in dropped]:
             verdict += f"; within chance of it: trial {', '.join(map(str, ties))}"
     return {
         "study": study.study_name,

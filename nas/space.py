@@ -249,7 +249,11 @@ class SearchSpace:
         return filled
 
     def widen(self, params: Params, rng: np.random.Generator) -> Params:
-        """The point itself, or filled to a random share where it uses less than `LEAST_SHARE` of the budget."""
+        """The point without its biases, and filled to a random share if it uses less than `LEAST_SHARE` of the budget.
+
+        A bias before a batch norm only costs parameters: of the published designs one has them, and TPE took to them.
+        """
+        params = params | {"bias": False}
         try:
             architecture = self.decode(params)
         except UsageError:
