@@ -163,7 +163,7 @@ def card(run: FullRun, record: Mapping[str, Any]) -> str:
     rows = "\n".join(
         f"| {seed.seed} | {seed.last5:.3f} | {min(seed.tail):.2f} | {seed.final:.2f} |" for seed in run.seeds
     )
-    notice = f"\n> {record['notice']}\n" if record.get("notice") else ""
+    notice = "".join(f"\n> {record[key]}\n" for key in ("notice", "data_warning") if record.get(key))
     return f"""# {run.architecture.num_params:,} parameters on {record["dataset"]}
 
 `{run.architecture}`

@@ -177,7 +177,7 @@ def environment(device: str) -> dict[str, Any]:
         "nas": version("nas"),
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "processor": _processor(device),
         "cores": os.cpu_count(),
         "device": device,

@@ -16,14 +16,13 @@ START = KNOWN[0].text
 
 
 def results() -> str:
-    """A row for each full run kept in studies/, the largest network first, and the public figures below."""
+    """A row for each reference run kept in studies/, the largest network first, and the public figures below."""
     rows = []
-    for path in (ROOT / "studies").glob("*/full-run-*/result.json"):
+    for path in (ROOT / "studies").glob("reference-*/full-run-*/result.json"):
         result = json.loads(path.read_text(encoding="utf-8"))
         sd = "" if result["last5_sd"] is None else f" ± {result['last5_sd']:.3f}"
-        found = (
-            "hand-made, with this recipe" if path.parts[-3] == "by-hand" else f"`nas search --max-params {_cap(path)}`"
-        )
+        reason = path.parent.parent / "best" / "reason.json"
+        found = f"`{_search(reason)}`" if reason.is_file() else "hand-made, with this recipe"
         card = path.with_name("CARD.md").relative_to(ROOT).as_posix()
         row = (
             f"| {result['num_params']:,} | {result['last5_mean']:.3f}{sd} | {result['lowest_of_last5']:.2f} | "
@@ -39,9 +38,8 @@ def results() -> str:
     return header + "\n".join(row for _, row in [*sorted(rows), *sorted(public)])
 
 
-def _cap(path: Path) -> int:
-    reason = json.loads((path.parent.parent / "best" / "reason.json").read_text(encoding="utf-8"))
-    return int(reason["max_params"])
+def _search(reason: Path) -> str:
+    return str(json.loads(reason.read_text(encoding="utf-8"))["command"])
 
 
 def count() -> str:
