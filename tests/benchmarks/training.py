@@ -78,7 +78,7 @@ def plain_loop(model: Any, data_dir: Path, num_workers: int, *, epochs: int, on_
                 scale=(0.93, 1.07),
                 shear=(-4, 4, -4, 4),
                 interpolation=transforms.InterpolationMode.BILINEAR,
-            ),  # fmt: skip
+            ),
             transforms.ToTensor(),
             transforms.Normalize((0.1307,), (0.3081,)),
         ]
