@@ -1167,7 +1167,9 @@ class Network:
         self._layers = architecture.layers
         self._model = model
         self._parameters = list(model.parameters())
-        self._gradients = [torch.zeros_like(parameter) for parameter in self._parameters]
+        self._gradients = [
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in self._parameters
+        ]
         self._tensors = [*self._parameters, *model.buffers()]
         self._addresses: list[int] = []
         self._stages: list[Fields] = []

@@ -134,10 +134,11 @@ def train(
     split, labels = training.train, training.train.labels
     model = build(architecture, seed=seed).to(device).train()
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
+    moving, gradient, bounds = _flatten(model)
+    average, *_ = _flatten(averaged)
+    optimizer = _optimizer(moving, gradient, bounds, recipe)
     backend_name, network = _network(architecture, model, training, device, backend)
     _, judge = _network(architecture, averaged, training, device, backend)
-    optimizer = _optimizer(model, recipe)
-    moving, average = _floats(model), _floats(averaged)
     generator = torch.Generator(device).manual_seed(seed)
     batches = _batches(len(split), recipe.batch_size)
     steps, step = len(batches) * recipe.epochs, 0
@@ -156,7 +157,7 @@ def train(
             loss, hits = network.step(images, labels[index], label_smoothing=recipe.label_smoothing)
             optimizer.step()
             step += 1
-            torch._foreach_lerp_(average, moving, 1 - decay(recipe, step, steps))
+            average.lerp_(moving, 1 - decay(recipe, step, steps))
             total, correct, seen = total + loss * (end - start), correct + hits, seen + end - start
             if step % 100 == 0 and not math.isfinite(total):
                 break
@@ -283,7 +284,7 @@ class _Torch:
         return data.augment(images, theta, self.mean, self.std)
 
     def step(self, images: Tensor, labels: Tensor, *, label_smoothing: float) -> tuple[Tensor, Tensor]:
-        self.model.zero_grad()
+        self.model.zero_grad(set_to_none=False)  # the gradients lie where the optimizer looks
         logits = self.model(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -312,18 +313,39 @@ class _Kernels:
         return self.network.logits(images)
 
 
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW; decay on convolution weights alone, as biases and norm affines have no scale to hold down."""
+def _flatten(model: nn.Module) -> tuple[Tensor, Tensor, list[int]]:
+    """Move what is trained and averaged into one tensor, and the gradients into another: both, and two bounds.
+
+    Up to the first bound lie the convolution weights, up to the second the other parameters, and then the running
+    statistics. Model and tensor share storage: the optimizer and the average take one operation each where some 35
+    tensors cost 1.5 ms a step, more than the kernels take for a network of 1,000 parameters.
+    """
     weights = [parameter for parameter in model.parameters() if parameter.ndim == 4]
     others = [parameter for parameter in model.parameters() if parameter.ndim != 4]
-    groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.peak_rate, fused=True)
+    statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    flat = torch.cat([tensor.detach().flatten() for tensor in (*weights, *others, *statistics)])
+    gradient = torch.zeros_like(flat)
+    start, bounds = 0, []
+    for group in (weights, others, statistics):
+        for tensor in group:
+            end = start + tensor.numel()
+            tensor.data = flat[start:end].view_as(tensor)
+            if tensor.requires_grad:
+                tensor.grad = gradient[start:end].view_as(tensor)
+            start = end
+        bounds.append(start)
+    return flat, gradient, bounds[:2]
 
 
-def _floats(model: nn.Module) -> list[Tensor]:
-    """The tensors that are averaged: parameters and running statistics."""
-    tensors = (*(parameter.detach() for parameter in model.parameters()), *model.buffers())
-    return [tensor for tensor in tensors if tensor.is_floating_point()]
+def _optimizer(flat: Tensor, gradient: Tensor, bounds: list[int], recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW; decay on convolution weights alone, as biases and norm affines have no scale to hold down."""
+    groups = []
+    for start, end, weight_decay in ((0, bounds[0], recipe.weight_decay), (bounds[0], bounds[1], 0.0)):
+        if start < end:
+            part = nn.Parameter(flat[start:end])
+            part.grad = gradient[start:end]
+            groups.append({"params": [part], "weight_decay": weight_decay})
+    return torch.optim.AdamW(groups, lr=recipe.peak_rate, fused=True)
 
 
 def _batches(count: int, size: int, *, least: int = 2) -> list[tuple[int, int]]:

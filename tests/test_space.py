@@ -16,7 +16,19 @@ from strategies import architectures
 from nas.architecture import KNOWN, Architecture
 from nas.budget import Budget
 from nas.errors import InfeasibleError, UsageError
-from nas.space import DISCARDS, DUPLICATE, ILLEGAL, MIN_DEPTH, OVER_CAP, PLAIN, SLOTS, STAGES, SearchSpace, survey
+from nas.space import (
+    DISCARDS,
+    DUPLICATE,
+    ILLEGAL,
+    LEAST_SHARE,
+    MIN_DEPTH,
+    OVER_CAP,
+    PLAIN,
+    SLOTS,
+    STAGES,
+    SearchSpace,
+    survey,
+)
 
 SHAPES = ((1, 28, 28), (3, 32, 32), (1, 16, 16), (1, 4, 4), (2, 9, 13), (1, 1, 1))
 
@@ -420,3 +432,24 @@ def test_a_survey_counts_what_it_draws():
         key: found[key] for key in found if key != "per_second"
     }
     assert survey(space(10), samples=20, seed=0)["shares"]["fit"] == 0
+
+
+@given(seeds)
+def test_a_widened_point_has_no_biases_and_uses_most_of_the_budget(seed):
+    it, rng = space(8000), np.random.default_rng(seed)
+    params = uniform(it, rng)
+    before, widened = dict(params), it.widen(params, rng)
+    assert params == before
+    assert not widened["bias"]
+    assert all(widened[name] in choices(d) for name, d in it.distributions.items())
+    assert {name for name in params if widened[name] != params[name]} <= {
+        "bias", *(name for name in params if "width" in name)
+    }  # fmt: skip
+    try:
+        narrow, wide = (it.decode(point | {"bias": False}).num_params for point in (params, widened))
+    except UsageError:  # an illegal shape stays one
+        return
+    if narrow < LEAST_SHARE * 8000:
+        assert wide > narrow
+    else:
+        assert wide == narrow
