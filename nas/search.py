@@ -356,7 +356,7 @@ def _brief(
             progress.total = settings.trials
             _estimate(progress, deadline)
             while pool.idle is not None and not exhausted and not _past(deadline):
-                if progress.done + _active(study) >= settings.trials:
+                if _taken(study) >= settings.trials:
                     break
                 try:
                     asked = ask(study, space)
@@ -369,6 +369,9 @@ def _brief(
                 if asked is None:
                     continue
                 trial, architecture = asked
+                if _taken(study, before=trial.number) >= settings.trials:  # another process asked at the same time
+                    _give_up_all(study, {trial.number: trial}, "the total was reached by another process")
+                    break
                 job = Job(key=trial.number, architecture=architecture, recipe=settings.recipe, seed=settings.seed)
                 progress.lines[pool.submit(job)] = Line(text=str(architecture), num_params=architecture.num_params)
                 running[trial.number] = trial
@@ -770,9 +773,17 @@ def _mark() -> dict[str, str]:
     return {"owner": studies.owner(), "stamp": studies.now()}
 
 
-def _active(study: Study) -> int:
-    """Trials under way, in any process."""
-    return len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+def _taken(study: Study, before: int | None = None) -> int:
+    """Trials under way in any process and those that ended by themselves; `before` a number, only the earlier ones.
+
+    Of one reading of the database: between two, a trial that ends would be missed by both.
+    """
+    trials = study.get_trials(deepcopy=False)
+    return sum(
+        trial.state != TrialState.WAITING and not trial.user_attrs.get("interrupted")
+        for trial in trials
+        if before is None or trial.number < before
+    )
 
 
 def _listen(pool: Pool, deadline: float | None, progress: Progress, view: View) -> Iterator[Message]:
