@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 TARGET_MISSED, INTERRUPTED = 1, 130
 PIPE_WIDTH = 240
-FINALIST_EPOCHS = 8
 
 Backend = Literal["auto", "kernels", "torch"]
 
@@ -140,7 +139,7 @@ def search(
     space.require_feasible()
     settings = searching.Settings(
         budget=limits, dataset=found.name, recipe=Recipe(epochs=limits.brief_epochs),
-        finalist_epochs=finalist_epochs or FINALIST_EPOCHS * factor,
+        finalist_epochs=finalist_epochs or searching.Settings.finalist_epochs * factor,
         trials=trials, finalists=finalists, finalist_seeds=finalist_seeds, seed=seed, sampler=sampler, pruner=pruner,
         known=known, timeout=seconds,
     )  # fmt: skip

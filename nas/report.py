@@ -184,7 +184,6 @@ class RunView:
         )  # fmt: skip
         self.epochs = epochs
         self.tasks: dict[int, Any] = {}
-        self.seconds: dict[int, float] = {}
 
     def __enter__(self) -> RunView:
         self.bars.start()
