@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from nas.data import Dataset, TrainingData
-    from nas.run import FullRun
+    from nas.run import Evaluation, FullRun, Plan
     from nas.search import Outcome, Settings
     from nas.space import SearchSpace
 
-TARGET_MISSED, INTERRUPTED = 1, 130
+TARGET_MISSED, DISAGREES, INTERRUPTED = 1, 1, 130
 PIPE_WIDTH = 240
 
 Backend = Literal["auto", "kernels", "torch"]
@@ -98,12 +98,14 @@ def search(
     seed: Seed = 0,
     study: Annotated[str | None, typer.Option("--study", help="Its name; from data set and caps unless said.")] = None,
     storage: Storage = None,
-    sampler: Annotated[Literal["tpe", "random"], typer.Option(help="What proposes schedules.")] = "tpe",
+    sampler: Annotated[
+        Literal["evolution", "tpe", "random"], typer.Option(help="What proposes schedules.")
+    ] = "evolution",
     pruner: Annotated[Literal["median", "none"], typer.Option(help="What stops brief trials.")] = "median",
     known: Annotated[bool, typer.Option("--known/--no-known", help="Try the published designs that fit first.")] = True,
     brief_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a brief trial; 3 unless said.")] = None,
-    finalists: Annotated[int, typer.Option(min=1, help="Leaders to train again.")] = 4,
-    finalist_seeds: Annotated[int, typer.Option(min=1, help="Seeds of a finalist.")] = 3,
+    finalists: Annotated[int, typer.Option(min=1, help="Leaders to train again; each seed halves them.")] = 8,
+    finalist_seeds: Annotated[int, typer.Option(min=1, help="Seeds of the last two.")] = 3,
     finalist_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a finalist; 8 unless said.")] = None,
     target: Annotated[float | None, typer.Option(help="Accuracy in percent to reach.")] = None,
     device: Device = "auto",
@@ -171,8 +173,13 @@ def search(
 def train_best(
     study: StudyName = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="15 unless the study's budget says otherwise.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds to train with: 0, 1, ...")] = 1,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="How many seeds: 0, 1, ...; one, or those of the reference, unless said.")
+    ] = None,
     architecture: Annotated[str | None, typer.Option(help="Train this schedule instead of a study's winner.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Train a committed winner again, such as 8k: studies/reference-8000.")
+    ] = None,
     dataset: DatasetName = None,
     data_dir: DataDir = None,
     target: Annotated[float | None, typer.Option(help="Accuracy in percent to hold; 99.4 for mnist.")] = None,
@@ -190,49 +197,75 @@ def train_best(
     """
     from nas import data, report
     from nas import run as running
-    from nas import study as studies
-    from nas.export import read_winner
-    from nas.train import Recipe, choose_device
+    from nas.train import choose_device
     from nas.workers import Pool
 
     console = _console()
     device = choose_device(device)
-    if architecture is None:
-        name = study or studies.latest()
-        winner = read_winner(studies.folder(name) / "best")
-        chosen, recipe = winner.architecture, Recipe.from_dict(winner.recipe)
-        dataset = dataset or winner.reason["dataset"]
-        target = winner.reason["target"] if target is None else target
-        found = _dataset(dataset, data_dir, console)
-        base = studies.folder(name)
-    else:
-        Architecture.parse(architecture)  # a bad string is said before any data is looked for
-        found = _dataset(dataset, data_dir, console)
-        chosen = Architecture.parse(architecture, input_shape=found.input_shape, num_classes=found.num_classes)
-        recipe, base = Recipe(epochs=Budget.full_epochs * found.epoch_factor), studies.folder(study or "by-hand")
-        target = Budget.target if target is None and found.name == "mnist" else target
-    if epochs is not None:
-        recipe = Recipe.from_dict({**dataclasses.asdict(recipe), "epochs": epochs})
+    plan, found = _plan(study, architecture, reference, dataset, data_dir, console)
+    plan = _changed(plan, epochs=epochs, seeds=seeds, target=target)
+    chosen = plan.architecture
     training = data.training_data(found, data_dir=data_dir, validation=None)
     _warn(training, console)
-    log = base / "test-openings.jsonl"
-    test = data.open_test(found, data_dir=data_dir, log=log, purpose=f"full run of {chosen}, seeds 0 to {seeds - 1}")
+    log = plan.base / running.OPENINGS
+    purpose = f"full run of {chosen}, seeds {', '.join(map(str, plan.seeds))}"
+    test = data.open_test(found, data_dir=data_dir, log=log, purpose=purpose)
     record = _record(found, training, device) | {"opened": f"once for these seeds, recorded in {log.name}"}
-    count = min(seeds, workers or _default_workers(device))
+    if plan.reference is not None:
+        record["reference"] = plan.reference
+    count = min(len(plan.seeds), workers or _default_workers(device))
     threads = max(1, _cores() // count) if device == "cpu" else 1
     if not as_json:
         print(f"{chosen}\n{chosen.num_params:,} parameters, {chosen.macs:,} MACs, {found.title}, {device}", flush=True)
     with (
         Pool(count, training, test, device=device, backend=backend, threads=threads) as pool,
-        report.RunView(console, recipe.epochs, range(seeds), quiet=quiet or as_json) as view,
+        report.RunView(console, plan.recipe.epochs, plan.seeds, quiet=quiet or as_json) as view,
     ):
         result = running.full_run(
-            chosen, recipe, range(seeds), training, test, base=base, pool=pool,
-            target=target if found.comparable else None, record=record, heard=view,
+            chosen, plan.recipe, plan.seeds, training, test, base=plan.base, pool=pool,
+            target=plan.target if found.comparable else None, record=record, heard=view,
         )  # fmt: skip
     _say_run(result, running.summary(result, record), as_json=as_json)
     if require_target and not result.held:
         raise typer.Exit(TARGET_MISSED)
+
+
+@app.command(epilog="Example: nas evaluate studies/reference-8000")
+def evaluate(
+    folder: Annotated[
+        str | None,
+        typer.Argument(help="A full run's folder, or a study or its folder for the latest of it; the latest of all."),
+    ] = None,
+    data_dir: DataDir = None,
+    device: Device = "auto",
+    backend: BackendName = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score the weights of a full run on the test split again, in seconds, beside what the run says of them.
+
+    Nothing is trained; the opening of the test split is recorded. Leaves with 1 when they do not agree.
+    """
+    from nas import run as running
+    from nas import study as studies
+    from nas.train import choose_device
+
+    console = _console()
+    device = choose_device(device)
+    found = running.find(folder)
+    if not quiet:
+        console.print(f"scoring the weights in {found} on the test split", soft_wrap=True)
+    result = running.evaluate(found, data_dir=data_dir, device=device, backend=backend)
+    _notice(result.dataset, console)
+    _say_evaluation(result, running.evaluation_summary(result, studies.environment(device)), as_json=as_json)
+    if not result.agrees:
+        images = "" if result.same_images is not False else "; the test images are not those of that run"
+        print(
+            f"error: {result.correct} correct test images, not the {result.stated} that result.json states, which is "
+            f"more than {running.TOLERANCE} apart{images}: compare another --backend, or run its command again",
+            file=sys.stderr,
+        )
+        raise typer.Exit(DISAGREES)
 
 
 @app.command(epilog="Example: nas show --top 5")
@@ -413,11 +446,53 @@ def _dataset(name: str | None, data_dir: Path | None, console: Console) -> Datas
     from nas import data
 
     found = data.resolve(name, data_dir=data_dir)
+    _notice(found, console)
+    return found
+
+
+def _notice(found: Dataset, console: Console) -> None:
     if found.notice:
         from rich.panel import Panel
 
         console.print(Panel(found.notice, style="yellow", width=min(console.width, 100)))
-    return found
+
+
+def _plan(
+    study: str | None,
+    architecture: str | None,
+    reference: str | None,
+    dataset: str | None,
+    data_dir: Path | None,
+    console: Console,
+) -> tuple[Plan, Dataset]:
+    """What to train, of a winner, a reference or a schedule, and its data set, there and ready."""
+    from nas import run as running
+    from nas import study as studies
+
+    if reference is not None:
+        given = {"--study": study, "--architecture": architecture, "--dataset": dataset}
+        if clash := [name for name, value in given.items() if value is not None]:
+            raise UsageError(
+                f"--reference names the network, its data set and its folder: give it without {' and '.join(clash)}"
+            )
+        plan = running.reference_plan(reference)
+    elif architecture is None:
+        plan = running.winner_plan(study or studies.latest())
+    else:
+        Architecture.parse(architecture)  # a bad string is said before any data is looked for
+        found = _dataset(dataset, data_dir, console)
+        return running.schedule_plan(architecture, found, study or "by-hand"), found
+    found = _dataset(dataset or plan.dataset, data_dir, console)
+    return plan, found
+
+
+def _changed(plan: Plan, *, epochs: int | None, seeds: int | None, target: float | None) -> Plan:
+    """The plan with what the command line says otherwise."""
+    if epochs is not None:
+        plan = dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, epochs=epochs))
+    if seeds is not None:
+        plan = dataclasses.replace(plan, seeds=tuple(range(seeds)))
+    return plan if target is None else dataclasses.replace(plan, target=target)
 
 
 def _dry_run(space: SearchSpace, settings: Settings, name: str, workers: int, device: str) -> None:
@@ -431,7 +506,8 @@ def _dry_run(space: SearchSpace, settings: Settings, name: str, workers: int, de
         f"study {name}: {settings.budget} on {settings.dataset}, {workers} workers on {device}\n"
         f"{settings.trials} brief trials of {recipe.epochs} epochs, batch {recipe.batch_size}, "
         f"{settings.sampler} sampler, {settings.pruner} pruner\n"
-        f"{settings.finalists} finalists of {settings.finalist_epochs} epochs, {settings.finalist_seeds} seeds each\n"
+        f"{settings.finalists} finalists of {settings.finalist_epochs} epochs, the better half again with each of "
+        f"{settings.finalist_seeds} seeds\n"
         f"space {space.key}; smallest {space.smallest()[0]:,} parameters"
     )
     seen: set[str] = set()
@@ -489,7 +565,47 @@ def _say_run(result: FullRun, fields: dict[str, Any], *, as_json: bool) -> None:
     console = _console(stdout=True)
     console.print()
     console.print(report.full_run(result))
+    if "reference" in fields:
+        _say_reference(fields, console)
     console.print(f"\nfiles   {result.folder}", soft_wrap=True)
+
+
+def _say_reference(fields: dict[str, Any], console: Console) -> None:
+    """The reference's last-5 accuracy beside the one of its reproduction."""
+    kept = fields["reference"]
+    console.print(f"\nTest accuracy in percent, last-5, beside {kept['name']}")
+    for title, run in (("here", fields), ("committed", kept)):
+        sd = "" if run["last5_sd"] is None else f" ± {run['last5_sd']:.3f}"
+        console.print(
+            f"{title:<9}  {run['last5_mean']:.3f}{sd} (n = {len(run['seeds'])}), {_count(run['epochs'], 'epoch')}, "
+            f"{run['device']}, torch {run['torch']}"
+        )
+    if fields["data_hash"] != kept["data_hash"]:
+        console.print("The training images are not those of the reference.", style="yellow")
+
+
+def _say_evaluation(result: Evaluation, fields: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(fields, indent=1))
+        return
+    verdict = "agrees" if result.agrees else "DISAGREES"
+    images = {True: "the same test images", False: "other test images", None: "its test images are not on record"}
+    print(
+        f"{fields['schedule']}\n"
+        f"{fields['num_params']:,} parameters, {result.dataset.title}, {result.device}, {result.backend}, "
+        f"torch {fields['torch']}\n"
+        f"weights of seed {result.seed} (the middle one of {_count(len(result.run.result['seeds']), 'seed')}) "
+        f"after {_count(result.epochs, 'epoch')}\n"
+        f"test split   {result.correct}/{result.count} ({result.accuracy:.2f}%)  loss {result.loss:.4f}\n"
+        f"result.json  {result.stated}/{result.count} ({result.stated_accuracy:.2f}%)  last epoch of seed {result.seed}"
+        f"; {images[result.same_images]}\n"
+        f"{verdict}: the numbers of correct images differ by {abs(result.correct - result.stated)}, "
+        f"at most {fields['tolerance']} for the same weights"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _epochs_of(opened: Any) -> Any:

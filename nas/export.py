@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import UnionType
 from typing import TYPE_CHECKING, Any
 
 from nas.architecture import Architecture
@@ -30,20 +31,33 @@ if TYPE_CHECKING:  # torch takes seconds to import: `write_atomic` must not wait
 
 __all__ = [
     "ONNX_TOLERANCE",
+    "ExportedRun",
     "Winner",
     "check_onnx",
     "export_onnx",
     "export_run",
     "export_winner",
+    "find_run",
+    "read_run",
     "read_winner",
     "replace_folder",
     "write_atomic",
+    "write_weights",
 ]
 
 ONNX_TOLERANCE = 1e-4
 """Largest absolute difference of a logit allowed between the graph and the model. Folding the batch norm into the
 convolutions rounds anew, and the kernels sum in another order: over 10,000 random images that came to 5e-7 to 4e-6 for
 logits up to 1 and 13."""
+
+_RUNS = ("result.json", "full-run-*/result.json", "*/full-run-*/result.json")
+
+_RESULT: Mapping[str, type | UnionType] = {
+    "schedule": str, "epochs": int, "seeds": list, "typical_seed": int, "final": dict, "last5_mean": float,
+    "last5_sd": float | None, "target": float | None, "recipe": dict, "dataset": str, "data_hash": str, "mean": list,
+    "std": list, "device": str, "torch": str, "time": str,
+}  # fmt: skip
+"""What is read of a result.json."""
 
 _CHUNK = 1000  # images at a time through the model and the graph
 _ABANDONED_S = 3600.0  # a temporary folder this old is a killed run's: an export takes a minute at most
@@ -57,6 +71,16 @@ class Winner:
     recipe: dict[str, Any]
     reason: dict[str, Any]
     state_dict: dict[str, Tensor] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedRun:
+    """What a full run's folder holds: its network, its result.json, and the averaged weights of its typical seed."""
+
+    folder: Path
+    architecture: Architecture
+    result: dict[str, Any]
+    state_dict: dict[str, Tensor]
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
@@ -79,6 +103,19 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         with contextlib.suppress(OSError):
             new.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def write_weights(path: Path, state_dict: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes weights as one safetensors file, whole or not at all, and makes its folder; raises `StorageError`."""
+    from safetensors.torch import save
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    # Contiguous: safetensors takes no channels-last strides.
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
+    write_atomic(path, save(state, None if metadata is None else dict(metadata)))
 
 
 @contextlib.contextmanager
@@ -184,6 +221,39 @@ def export_run(
             images = torch.randn(_CHUNK, *architecture.input_shape, generator=torch.Generator().manual_seed(0))
         check_onnx(new / "model.onnx", model, images, ONNX_TOLERANCE)
     return sorted(Path(folder).iterdir())
+
+
+def find_run(folder: Path) -> Path:
+    """The full run in `folder`: itself, or the one begun last of a study's folder or of a folder of studies.
+
+    By the time that each noted, not that of its files: a clone makes all of them at once. Raises `StorageError`.
+    """
+    found = [path.parent for pattern in _RUNS for path in Path(folder).glob(pattern)]
+    if not found:
+        raise StorageError(
+            f"no full run in {Path(folder).resolve()}: name another folder, or run 'nas train-best' first"
+        )
+    return max(found, key=lambda path: (_read_result(path)["time"], path.name)) if len(found) > 1 else found[0]
+
+
+def read_run(folder: Path) -> ExportedRun:
+    """The inverse of `export_run` for what a later evaluation or training needs of a full run's folder.
+
+    Raises `StorageError` where a file is missing or damaged, or they are not of one network.
+    """
+    folder = Path(folder)
+    with contextlib.suppress(OSError):  # as in `read_winner`
+        _recover(folder.resolve())
+    architecture, result = _read_architecture(folder), _read_result(folder)
+    path = folder / "result.json"
+    if result["schedule"] != str(architecture):
+        raise _damaged(path, f"it is of '{result['schedule']}', not of '{architecture}'")
+    if str(result["typical_seed"]) not in result["final"]:
+        raise _damaged(path, f"it has no final accuracy of its typical seed, {result['typical_seed']}")
+    if not len(result["mean"]) == len(result["std"]) == architecture.input_shape[0]:
+        raise _damaged(path, "it has not one mean and one standard deviation a channel")
+    weights = _read_weights(folder / "weights.safetensors", architecture)
+    return ExportedRun(folder=folder, architecture=architecture, result=result, state_dict=weights)
 
 
 def export_onnx(path: Path, model: nn.Module, architecture: Architecture) -> None:
@@ -329,6 +399,22 @@ def _read_architecture(folder: Path) -> Architecture:
     return architecture
 
 
+def _read_result(folder: Path) -> dict[str, Any]:
+    """result.json, with what is read of it there and of its type."""
+    path = folder / "result.json"
+    result = _read_json(path)
+    for name, kind in _RESULT.items():
+        if name not in result:
+            raise _damaged(path, f"'{name}' is missing")
+        if not isinstance(result[name], kind):
+            raise _damaged(path, f"'{name}' is {result[name]!r}")
+    for name in ("mean", "std", "final", "seeds"):
+        values = result[name].values() if name == "final" else result[name]
+        if not all(isinstance(value, int | float) for value in values):
+            raise _damaged(path, f"'{name}' holds other things than numbers")
+    return result
+
+
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     try:
         text = json.dumps(value, indent=1, allow_nan=False)
@@ -367,14 +453,11 @@ def _write_log(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _write_weights(path: Path, architecture: Architecture, state_dict: Mapping[str, Tensor]) -> None:
-    from safetensors.torch import save
-
-    # Contiguous: safetensors takes no channels-last strides.
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
+    state = {name: tensor.detach().cpu() for name, tensor in state_dict.items()}
     if problem := _misfit(architecture, state):
         raise StorageError(f"weights that are not those of '{architecture}' cannot be exported: {problem}; train again")
     digest = _digest(state)
-    write_atomic(path, save(state, {**_metadata(architecture), "sha256": digest}))
+    write_weights(path, state, metadata={**_metadata(architecture), "sha256": digest})
     if _digest(_read_weights(path, architecture)) != digest:
         raise _damaged(path, "it does not read as it was written")
 

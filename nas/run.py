@@ -1,9 +1,13 @@
-"""The full run: a network trained on the whole training set with several seeds, measured on the test split."""
+"""The full run: a network trained on the whole training set with several seeds, measured on the test split.
+
+What it wrote can be scored again from its weights (`evaluate`), or trained again from its recipe (`reference_plan`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,21 +15,87 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from nas import data, export
+from nas import data, export, train
 from nas import study as studies
 from nas.architecture import Architecture
+from nas.budget import Budget
 from nas.data import Dataset, Split, TrainingData
 from nas.errors import NasError, StorageError
-from nas.train import Epoch, Recipe, Run
+from nas.train import Backend, Epoch, Recipe, Run
 from nas.workers import Job, Message, Pool
 
 LAST = 5
 """The protocol's last-5 accuracy: the mean test accuracy of the last five epochs of a run."""
 
+TOLERANCE = 2
+"""Weights scored again agree with their run when the numbers of correct test images differ by at most this many:
+another processor, backend or version sums in another order, and an image between two classes may fall to the other
+side."""
+
+OPENINGS = "test-openings.jsonl"
+"""In a study's folder, the record of every opening of the test split."""
+
 Heard = Callable[[Message], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a full run is to train, and the study's folder that keeps it."""
+
+    architecture: Architecture
+    recipe: Recipe
+    dataset: str
+    seeds: tuple[int, ...]
+    target: float | None
+    base: Path
+    reference: dict[str, Any] | None = None  # what a kept full run of the same says of itself
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The weights of a full run scored on the test split again, beside what the run stated of them."""
+
+    run: export.ExportedRun
+    dataset: Dataset
+    loss: float
+    correct: int
+    count: int
+    device: str
+    backend: str
+    same_images: bool | None
+    """Whether the test images are those of the run; None where its opening is not on record."""
+
+    @property
+    def seed(self) -> int:
+        """The typical seed of the run, whose weights they are."""
+        return int(self.run.result["typical_seed"])
+
+    @property
+    def epochs(self) -> int:
+        """The epochs that the weights were trained for."""
+        return int(self.run.result["epochs"])
+
+    @property
+    def accuracy(self) -> float:
+        """Percent of the test images."""
+        return 100 * self.correct / self.count
+
+    @property
+    def stated_accuracy(self) -> float:
+        """What result.json has for the last epoch of the seed, percent of the test images."""
+        return float(self.run.result["final"][str(self.seed)])
+
+    @property
+    def stated(self) -> int:
+        """The same as a number of images."""
+        return round(self.stated_accuracy * self.count / 100)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the numbers of correct images differ by at most `TOLERANCE`."""
+        return abs(self.correct - self.stated) <= TOLERANCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +161,125 @@ def folder_of(base: Path, architecture: Architecture, recipe: Recipe, training: 
     """Where a run is kept: one folder for each architecture, recipe and data set, so that none replaces another."""
     key = json.dumps([str(architecture), dataclasses.asdict(recipe), training.dataset.name, training.hash])
     return base / f"full-run-{architecture.num_params}-{studies.digest(key)}"
+
+
+def winner_plan(name: str) -> Plan:
+    """A full run of a study's winner with seed 0. Raises `StorageError` when the study has none."""
+    base = studies.folder(name)
+    winner = export.read_winner(base / "best")
+    return Plan(
+        architecture=winner.architecture, recipe=Recipe.from_dict(winner.recipe), dataset=winner.reason["dataset"],
+        seeds=(0,), target=winner.reason["target"], base=base,
+    )  # fmt: skip
+
+
+def schedule_plan(schedule: str, dataset: Dataset, name: str) -> Plan:
+    """A full run of a schedule with the default recipe and seed 0, kept in the study's folder of that name."""
+    return Plan(
+        architecture=Architecture.parse(schedule, input_shape=dataset.input_shape, num_classes=dataset.num_classes),
+        recipe=Recipe(epochs=Budget.full_epochs * dataset.epoch_factor), dataset=dataset.name, seeds=(0,),
+        target=Budget.target if dataset.name == "mnist" else None, base=studies.folder(name),
+    )  # fmt: skip
+
+
+def reference_plan(name: str) -> Plan:
+    """The full run of a committed reference once more: the same network, recipe, data set and seeds.
+
+    `name` is what follows `reference-` in a folder of studies, where 8k is 8000. The new run goes to `reproduction-`
+    and the name: nothing committed is written to. Raises `StorageError` when the reference is not there or damaged.
+    """
+    name = re.sub(r"^(\d+)k$", r"\g<1>000", name.removeprefix("reference-"))
+    folder = studies.folder(f"reference-{name}")
+    if not folder.is_dir():
+        known = sorted(path.name.removeprefix("reference-") for path in studies.studies_dir().glob("reference-*"))
+        raise StorageError(
+            f"no reference '{name}': {folder.resolve()} is not there (references in that place: "
+            f"{', '.join(known) or 'none'}): run in a clone of the repository, which holds them, or set NAS_STUDIES"
+        )
+    run = export.read_run(export.find_run(folder))
+    stated = ("seeds", "last5_mean", "last5_sd", "epochs", "data_hash", "device", "torch")
+    return Plan(
+        architecture=run.architecture, recipe=Recipe.from_dict(run.result["recipe"]), dataset=run.result["dataset"],
+        seeds=tuple(run.result["seeds"]), target=run.result["target"], base=studies.folder(f"reproduction-{name}"),
+        reference={"name": folder.name, **{key: run.result[key] for key in stated}},
+    )  # fmt: skip
+
+
+def find(name: str | None) -> Path:
+    """The full run meant by a folder or a study's name: itself, or its latest; the latest of all studies without one.
+
+    Raises `StorageError` where there is none.
+    """
+    if name is None:
+        return export.find_run(studies.studies_dir())
+    return export.find_run(Path(name) if Path(name).is_dir() else studies.studies_dir() / name)
+
+
+def evaluate(folder: Path, *, data_dir: Path | None, device: str, backend: Backend) -> Evaluation:
+    """Score the weights of the full run in `folder` on the test split of the data set that they were trained on.
+
+    Images are normalised with the mean and the standard deviation in result.json, so the training files are not needed.
+    The opening is recorded beside the one of the full run. Raises `StorageError` for a folder that is damaged,
+    `DataError` for a test split that is not to be had.
+    """
+    run = export.read_run(folder)
+    architecture, dataset = run.architecture, data.named(run.result["dataset"])
+    if (architecture.input_shape, architecture.num_classes) != (dataset.input_shape, dataset.num_classes):
+        raise StorageError(
+            f"'{architecture}' does not take the images and classes of {dataset.name}, which {folder / 'result.json'} "
+            "names: bring the file back that the run wrote"
+        )
+    name, _ = train.choose_backend(device, backend)
+    log, purpose = folder.resolve().parent / OPENINGS, f"evaluate {folder.resolve().name}, {architecture}"
+    test = data.open_test(dataset, data_dir=data_dir, log=log, purpose=purpose, device=device)
+    nothing = Split(test.images[:0], test.labels[:0])  # only the mean and the deviation are used
+    training = TrainingData(
+        dataset=dataset, train=nothing, validation=None, mean=tuple(run.result["mean"]), std=tuple(run.result["std"]),
+        hash="", warning=None,
+    )  # fmt: skip
+    loss, correct = train.evaluate(architecture, run.state_dict, training, test, device=device, backend=backend)
+    return Evaluation(
+        run=run, dataset=dataset, loss=loss, correct=correct, count=len(test), device=device, backend=name,
+        same_images=_same_images(log, architecture),
+    )  # fmt: skip
+
+
+def _same_images(log: Path, architecture: Architecture) -> bool | None:
+    """Whether the latest opening found the images that the full run of the network did; None where that is unknown."""
+    try:
+        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        ours, purpose = lines[-1], f"full run of {architecture},"
+        trained = [line for line in lines if line["purpose"].startswith(purpose) and line["dataset"] == ours["dataset"]]
+        return any(line["sha256"] == ours["sha256"] for line in trained) if trained else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def evaluation_summary(evaluation: Evaluation, environment: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation with its denominators; accuracies in percent."""
+    run = evaluation.run
+    return {
+        "schedule": str(run.architecture),
+        "num_params": run.architecture.num_params,
+        "dataset": evaluation.dataset.name,
+        "split": "test",
+        "seed": evaluation.seed,
+        "epochs": evaluation.epochs,
+        "correct": evaluation.correct,
+        "count": evaluation.count,
+        "accuracy": evaluation.accuracy,
+        "loss": evaluation.loss,
+        "stated_correct": evaluation.stated,
+        "stated_accuracy": evaluation.stated_accuracy,
+        "tolerance": TOLERANCE,
+        "agrees": evaluation.agrees,
+        "same_images": evaluation.same_images,
+        "mean": run.result["mean"],
+        "std": run.result["std"],
+        "backend": evaluation.backend,
+        "folder": str(run.folder),
+        **environment,
+    }
 
 
 def full_run(
@@ -208,13 +397,7 @@ def _export(run: FullRun, kept: Path, training: TrainingData, test: Split, recor
 def _keep_seed(kept: Path, seed: int, run: Run) -> SeedResult:
     """Weights first, then the JSON that says they are there."""
     result = SeedResult(seed=seed, epochs=run.epochs, seconds=run.seconds, backend=run.backend)
-    try:
-        kept.mkdir(parents=True, exist_ok=True)
-        partial = kept / f"seed{seed}.partial"
-        save_file(run.state_dict, partial)
-        partial.replace(_weights(kept, seed))
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"cannot write weights to {kept} ({error}): free some space and run again") from error
+    export.write_weights(_weights(kept, seed), run.state_dict)
     export.write_atomic(kept / f"seed{seed}.json", json.dumps(dataclasses.asdict(result), indent=1))
     return result
 

@@ -12,39 +12,32 @@ import dataclasses
 import math
 import statistics
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, IntDistribution
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.distributions import IntDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from scipy.stats import t as student
 
 from nas import study as studies
 from nas.architecture import Architecture
 from nas.budget import Budget
 from nas.errors import InfeasibleError, StorageError
-from nas.export import export_winner
+from nas.export import export_winner, write_weights
+from nas.sampler import Proposer, Sampler
 from nas.space import Params, SearchSpace
 from nas.train import Recipe, Run
 from nas.workers import Job, Message, Pool
 
-Sampler = Literal["tpe", "random"]
 Pruner = Literal["median", "none"]
 
 STARTUP_TRIALS = 10
-"""Trials before TPE's model is used, and before the median pruner has enough to compare with."""
-
-TPE_TRIES = 50
-"""Proposals of TPE's for one trial, at some 3 ms each, before random ones take their place."""
+"""Trials before the median pruner has enough to compare with."""
 
 STAMP_SECONDS = 20.0
 STALE_SECONDS = 180.0
@@ -65,10 +58,10 @@ class Settings:
     recipe: Recipe
     finalist_epochs: int = 8
     trials: int = 40
-    finalists: int = 4
+    finalists: int = 8
     finalist_seeds: int = 3
     seed: int = 0
-    sampler: Sampler = "tpe"
+    sampler: Sampler = "evolution"
     pruner: Pruner = "median"
     known: bool = True
     timeout: float | None = None
@@ -159,68 +152,6 @@ class Outcome:
     counts: dict[str, int]
     seconds: float
     cut: bool  # the time limit came first
-
-
-class Proposer(BaseSampler):
-    """Optuna's sampler interface over a search space: draws until a schedule is legal, affordable and new.
-
-    Draws come from the seed and the trial's number alone, so that a resumed study does not repeat its first ones. The
-    inner sampler sees real trials only: what is discarded here never becomes one.
-    """
-
-    def __init__(self, space: SearchSpace, *, seed: int, sampler: Sampler) -> None:
-        self.space, self.seed, self.sampler = space, seed, sampler
-        self.discards: Counter[str] = Counter()
-        self.shrunk = False
-        self.number = self.trial_id = -1  # of the trial asked for last
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self.space.distributions
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        self.discards, self.shrunk = Counter(), False
-        self.number, self.trial_id = trial.number, trial._trial_id
-        if "enqueued" in trial.user_attrs:  # its parameters are fixed
-            return {}
-        trials = study.get_trials(deepcopy=False)
-        seen = {other.user_attrs["schedule"] for other in trials if "schedule" in other.user_attrs}
-        rng = np.random.default_rng((self.seed, trial.number))
-        draw = self._draw(study, trial, trials, rng)
-        drawn: list[Params] = []
-
-        def recorded(attempt: int) -> Params:
-            drawn.append(draw(attempt))
-            return drawn[-1]
-
-        try:
-            params, self.discards, self.shrunk = self.space.propose(recorded, seen)
-        except InfeasibleError:  # all of them discarded, and to be accounted for
-            self.discards = Counter(reason for params in drawn if (reason := self.space.check(params, seen)[1]))
-            raise
-        return params
-
-    def _draw(
-        self, study: Study, trial: FrozenTrial, trials: list[FrozenTrial], rng: np.random.Generator
-    ) -> Callable[[int], Params]:
-        """What proposes the n-th point of a trial."""
-        learnt = sum(other.state in (TrialState.COMPLETE, TrialState.PRUNED) for other in trials)
-        if self.sampler == "random" or learnt < STARTUP_TRIALS:
-            return lambda _: self.space.random(rng)
-        tpe = TPESampler(n_startup_trials=0, seed=int(rng.integers(2**31)))
-
-        def draw(attempt: int) -> Params:
-            if attempt >= TPE_TRIES:  # its model proposes what it has proposed before, or what does not fit
-                return self.space.random(rng)
-            return self.space.widen(tpe.sample_relative(study, trial, self.space.distributions), rng)
-
-        return draw
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        raise AssertionError(f"{param_name} was not drawn with the others")
 
 
 def pruner(settings: Settings) -> optuna.pruners.BasePruner:
@@ -456,7 +387,7 @@ def _race(
     study: Study, candidates: list[FrozenTrial], settings: Settings, pool: Pool, view: View, progress: Progress,
     deadline: float | None,
 ) -> bool:  # fmt: skip
-    """Train the candidates again seed by seed, dropping those clearly behind; False when the deadline came first."""
+    """Train the candidates again seed by seed, each time the better half; False when the deadline came first."""
     second = studies.finalists(study)
     second.sampler = optuna.samplers.RandomSampler(seed=settings.seed)  # every parameter is given
     recipe = dataclasses.replace(settings.recipe, epochs=settings.finalist_epochs)
@@ -573,9 +504,9 @@ def _scores(second: Study) -> dict[int, dict[int, float]]:
 
 
 def _due(second: Study, candidates: list[FrozenTrial], settings: Settings) -> list[tuple[int, int]]:
-    """The (candidate, seed) pairs still to train, seed by seed, without the candidates that are clearly behind.
+    """The (candidate, seed) pairs to train next: a round has one seed, and the better half of those of the last.
 
-    A candidate that failed for a reason of its own is not tried with more seeds.
+    A candidate that failed for a reason of its own, or is clearly behind, is not tried with more seeds.
     """
     scores = _scores(second)
     failed = {
@@ -583,14 +514,21 @@ def _due(second: Study, candidates: list[FrozenTrial], settings: Settings) -> li
         for trial in second.get_trials(deepcopy=False)
         if trial.state == TrialState.FAIL and not trial.user_attrs.get("interrupted")
     }
-    out = failed | behind({number: list(by_seed.values()) for number, by_seed in scores.items()})
-    first = settings.seed + 1  # the brief trials had the seed itself
-    return [
-        (trial.number, seed)
-        for seed in range(first, first + settings.finalist_seeds)
-        for trial in candidates
-        if trial.number not in out and seed not in scores.get(trial.number, {})
-    ]
+    live = [trial.number for trial in candidates if trial.number not in failed]
+    seeds = [
+        settings.seed + 1 + turn for turn in range(settings.finalist_seeds)
+    ]  # brief trials had the seed
+    for turn, seed in enumerate(seeds):
+        missing = [(number, seed) for number in live if seed not in scores.get(number, {})]
+        if missing:
+            return missing
+        so_far = {number: [scores[number][each] for each in seeds[: turn + 1]] for number in live}
+        live = sorted(live, key=lambda number: -statistics.fmean(so_far[number]))  # of equals, the better brief trial
+        live = live[: max(2, math.ceil(len(candidates) / 2 ** (turn + 1)))]
+        live = [number for number in live if number not in behind(so_far)]
+        if len(live) == 1:
+            break
+    return []
 
 
 def pooled_sd(scores: list[list[float]]) -> tuple[float | None, int]:
@@ -620,7 +558,7 @@ def behind(scores: dict[int, list[float]]) -> set[int]:
 
 
 def finalists_of(study: Study) -> tuple[Finalist, ...]:
-    """The trials with at least one score as a finalist, the best mean first.
+    """The trials with at least one score as a finalist: those that came furthest first, and of them the best mean.
 
     Those of earlier, shorter searches of the study are among them: what they won they keep.
     """
@@ -639,8 +577,7 @@ def finalists_of(study: Study) -> tuple[Finalist, ...]:
         for trial in ranked(study)
         if trial.number in scores
     ]
-    dropped = behind({finalist.trial: list(finalist.scores) for finalist in found})
-    return tuple(sorted(found, key=lambda finalist: (finalist.trial in dropped, -finalist.mean, finalist.num_params)))
+    return tuple(sorted(found, key=lambda finalist: (-len(finalist.scores), -finalist.mean, finalist.num_params)))
 
 
 def save_weights(study: Study, number: int, seed: int, run: Run, *, brief: bool = False) -> None:
@@ -649,14 +586,7 @@ def save_weights(study: Study, number: int, seed: int, run: Run, *, brief: bool 
     They are there before the trial is told: a complete trial has its weights, whatever is killed when.
     """
     folder = studies.folder(study.study_name) / "weights"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = weights_path(folder, number, seed, brief=brief)
-        partial = path.with_suffix(".partial")
-        save_file(run.state_dict, partial)
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"cannot write weights to {folder} ({error}): free some space and run again") from error
+    write_weights(weights_path(folder, number, seed, brief=brief), run.state_dict)
 
 
 def drop_weights(study: Study) -> None:
@@ -688,11 +618,12 @@ def _reason(
     ]
     verdict = "no finalist was trained: the best brief trial stands in"
     if finalists:
-        verdict = "the best mean of the finalists"
-        dropped = behind({finalist.trial: list(finalist.scores) for finalist in finalists})
-        if sd is None:
+        verdict = "the best mean of the finalists that came furthest"
+        last = [finalist for finalist in finalists if len(finalist.scores) == len(finalists[0].scores)]
+        dropped = behind({finalist.trial: list(finalist.scores) for finalist in last})
+        if len(finalists[0].scores) == 1:
             verdict += "; of one seed each, which says nothing of chance"
-        elif ties := [finalist.trial for finalist in finalists[1:] if finalist.trial not in dropped]:
+        elif ties := [finalist.trial for finalist in last[1:] if finalist.trial not in dropped]:
             verdict += f"; within chance of it: trial {', '.join(map(str, ties))}"
     return {
         "study": study.study_name,

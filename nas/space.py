@@ -43,6 +43,15 @@ PRIOR = {
 
 STAGES = 3
 
+CHANGES = ("width", "width", "kind", "depth", "option")
+"""What a mutation changes, each as likely as the others: widths are most of a schedule."""
+
+OPTIONS = (
+    "first_pool", "second_pool", "down", "first_kernel", "order", "residual", "head",
+    "padded_1", "padded_2", "padded_3",
+)  # fmt: skip
+"""What holds for more than one block; biases stay away, which only cost parameters before a batch norm."""
+
 KINDS = ("conv", "separable", "squeeze")
 HEADS = ("C G", "Cb G", "G C", "G Cb", "G dense C")
 SHRINK = 0.9
@@ -261,6 +270,60 @@ class SearchSpace:
         if self.budget.share(architecture.num_params, architecture.macs) >= LEAST_SHARE:
             return params
         return self.fill(params, rng.uniform(LEAST_SHARE, 1.0))
+
+    def mutate(self, params: Params, rng: np.random.Generator) -> Params:
+        """A neighbour of a point: one to three small changes to its schedule, refilled where that left the budget.
+
+        A change moves a width by up to half, puts a block in or takes one out, or takes another choice or the next
+        place of a pool.
+        """
+        mutant = dict(params)
+        for _ in range(min(3, int(rng.geometric(0.6)))):
+            change, slot = rng.choice(CHANGES), int(rng.integers(1, mutant["depth"] + 1))
+            if change == "width":
+                name = "dense_width" if "dense" in mutant["head"] and rng.random() < 0.1 else f"width_{slot}"
+                step = rng.choice((-1, 1)) * max(1.0, mutant[name] * rng.uniform(0, 0.5))
+                mutant[name] = self._clip(mutant[name] + step)
+            elif change == "depth":
+                mutant = self._lengthen(mutant, slot) if rng.random() < 0.5 else self._shorten(mutant, slot)
+            else:
+                name = f"kind_{max(2, slot)}" if change == "kind" else str(rng.choice(OPTIONS))
+                options = _choices(self.distributions[name])
+                place = options.index(mutant[name])
+                near = isinstance(self.distributions[name], IntDistribution)
+                others = [i for i in range(len(options)) if i != place and (not near or abs(i - place) == 1)]
+                mutant[name] = options[int(rng.choice(others))]
+        mutant["bias"] = False
+        try:
+            architecture = self.decode(mutant)
+        except UsageError:
+            return mutant
+        share = self.budget.share(architecture.num_params, architecture.macs)
+        return mutant if LEAST_SHARE <= share <= 1 else self.fill(mutant, rng.uniform(0.9, 1.0))
+
+    def _lengthen(self, params: Params, slot: int) -> Params:
+        """A copy of the block after it, where there is room for one more."""
+        if params["depth"] == SLOTS:
+            return params
+        moved = {
+            f"{name}_{other + 1}": params[f"{name}_{other}"]
+            for name in ("width", "kind")
+            for other in range(slot, SLOTS)
+            if f"{name}_{other}" in params
+        }
+        return params | moved | {"depth": params["depth"] + 1}
+
+    def _shorten(self, params: Params, slot: int) -> Params:
+        """Without the block, where it is not one of the fewest."""
+        if params["depth"] == MIN_DEPTH:
+            return params
+        moved = {
+            f"{name}_{other}": params[f"{name}_{other + 1}"]
+            for name in ("width", "kind")
+            for other in range(slot, SLOTS)
+            if f"{name}_{other}" in params
+        }
+        return params | moved | {"depth": params["depth"] - 1}
 
     def _clip(self, width: float) -> int:
         return min(max(round(width), self.min_width), self.max_width)

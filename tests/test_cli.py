@@ -24,8 +24,9 @@ from nas import cli, data
 from nas import study as studies
 from nas.architecture import Architecture
 from nas.budget import Budget
+from nas.export import read_run
 
-COMMANDS = ["search", "train-best", "show", "count", "space", "dashboard"]
+COMMANDS = ["search", "train-best", "evaluate", "show", "count", "space", "dashboard"]
 
 
 @pytest.fixture(autouse=True)
@@ -120,10 +121,17 @@ def test_version_and_completion():
         (2, "plain folder name", ["search", "--max-params", "500", "--dataset", "synthetic", "--study", "a/b"]),
         (2, "8q", ["count", "8q M G C"]),
         (2, "8q", ["train-best", "--architecture", "8q M G C", "--dataset", "synthetic"]),
+        (2, "without --study", ["train-best", "--reference", "8k", "--study", "tiny"]),
+        (2, "without --architecture", ["train-best", "--reference", "8k", "--architecture", "8 M G C"]),
+        (2, "without --dataset", ["train-best", "--reference", "8k", "--dataset", "synthetic"]),
+        (2, "nowhere", ["evaluate", "--device", "nowhere"]),
         (3, "the smallest has ", ["search", "--max-params", "5", "--dataset", "synthetic"]),
         (3, "the smallest has ", ["space", "--max-macs", "5"]),
         (4, "no study in", ["train-best"]),
         (4, "no winner in", ["train-best", "--study", "nothing"]),
+        (4, "no reference '8000'", ["train-best", "--reference", "8k"]),
+        (4, "no full run in", ["evaluate"]),
+        (4, "no full run in", ["evaluate", "nothing"]),
         (4, "no study 'nothing'", ["dashboard", "--study", "nothing"]),
     ],
 )
@@ -305,6 +313,113 @@ def test_train_best_records_each_opening_and_prints_every_epoch(tiny):
     run = tiny / "tiny" / Path(fields["folder"]).name
     assert json.loads((run / "result.json").read_text())["last5_mean"] == fields["last5_mean"]
     assert {"CARD.md", "log.csv", "model.onnx", "model.py", "weights.safetensors"} <= {p.name for p in run.iterdir()}
+
+
+# --- a full run scored and trained again ------------------------------------------------------------------------------
+
+ONE_WORKER = ["--workers", "1", "--backend", "torch"]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A folder of studies with one reference, 700: two seeds of two epochs on the synthetic set."""
+    studies_dir = tmp_path_factory.mktemp("kept") / "studies"
+    arguments = ["train-best", "--architecture", "4v M 6 G C", "--dataset", "synthetic", "--epochs", "2"]
+    code, _, err = toys.nas(*arguments, "--seeds", "2", *ONE_WORKER, NAS_STUDIES=str(studies_dir))
+    assert code == 0, err
+    shutil.rmtree(next((studies_dir / "by-hand").glob("*.seeds")))  # a clone has none
+    (studies_dir / "by-hand").rename(studies_dir / "reference-700")
+    return studies_dir
+
+
+@pytest.fixture
+def reference(kept, folder):
+    """The full run of a copy of it."""
+    shutil.copytree(kept, folder)
+    return next((folder / "reference-700").glob("full-run-*"))
+
+
+def openings(study):
+    return [json.loads(line) for line in (study / "test-openings.jsonl").read_text().splitlines()]
+
+
+def test_evaluate_prints_what_the_run_stated_beside_what_is_found(reference):
+    stated = json.loads((reference / "result.json").read_text())
+    seed = stated["typical_seed"]
+    correct = round(stated["final"][str(seed)] * 3)
+    code, out, err = toys.nas("evaluate", str(reference), "--backend", "torch")
+    assert code == 0, err
+    assert "made up" in err  # the notice of the data set
+    assert str(reference) in err
+    assert re.findall(r"(\d+)/300 \(\d+\.\d\d%\)", out) == [str(correct)] * 2
+    wanted = (stated["schedule"], f"{stated['num_params']:,} parameters", "synthetic stripes", "cpu, torch",
+              f"weights of seed {seed} (the middle one of 2 seeds) after 2 epochs", "test split", "result.json",
+              "agrees", "the same test images", "differ by 0, at most 2")  # fmt: skip
+    for text in wanted:
+        assert text in out
+    log = openings(reference.parent)
+    assert [line["purpose"].split()[0] for line in log] == ["full", "evaluate"]
+    code, out, err = toys.nas("evaluate", "--backend", "torch", "--json", "--quiet")  # the latest full run there is
+    assert code == 0
+    assert "scoring" not in err
+    fields = json.loads(out)
+    assert (fields["correct"], fields["stated_correct"], fields["count"]) == (correct, correct, 300)
+    assert (fields["seed"], fields["epochs"], fields["split"], fields["agrees"]) == (seed, 2, "test", True)
+    assert {"torch", "device", "backend", "command", "num_params", "schedule", "dataset"} <= fields.keys()
+    assert len(openings(reference.parent)) == 3
+
+
+def test_an_evaluation_that_disagrees_says_so_and_leaves_with_1(reference):
+    path = reference / "result.json"
+    fields = json.loads(path.read_text())
+    seed = str(fields["typical_seed"])
+    fields["final"][seed] -= 100 * 3 / 300
+    path.write_text(json.dumps(fields))
+    code, out, err = toys.nas("evaluate", "reference-700", "--backend", "torch")
+    assert code == 1
+    assert "DISAGREES: the numbers of correct images differ by 3, at most 2" in out
+    last = err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "more than 2 apart" in last
+    assert "test images" in last
+    code, out, _ = toys.nas("evaluate", "reference-700", "--backend", "torch", "--json")
+    assert (code, json.loads(out)["agrees"]) == (1, False)
+
+
+def test_damaged_weights_are_an_error_in_one_line_and_open_nothing(reference):
+    weights = reference / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    code, out, err = toys.nas("evaluate", "reference-700", "--quiet")
+    assert (code, out) == (4, "")
+    assert len(err.splitlines()) == 1
+    assert f"{weights} is damaged" in err
+    assert len(openings(reference.parent)) == 1
+
+
+def test_a_reference_is_trained_again_beside_it_and_comes_out_the_same(reference, folder):
+    """Same seeds, device, threads and versions: the same bits; and not a byte of the reference changes."""
+    before = {path: path.read_bytes() for path in reference.parent.rglob("*") if path.is_file()}
+    stated = json.loads((reference / "result.json").read_text())
+    code, out, err = toys.nas("train-best", "--reference", "700", "--quiet", *ONE_WORKER)
+    assert code == 0, err
+    assert {path: path.read_bytes() for path in reference.parent.rglob("*") if path.is_file()} == before
+    number = f"{stated['last5_mean']:.3f} ± {stated['last5_sd']:.3f} (n = 2), 2 epochs, cpu"
+    assert f"here       {number}" in out
+    assert f"committed  {number}" in out
+    assert "training images are not those" not in out
+    again = folder / "reproduction-700" / reference.name
+    result = json.loads((again / "result.json").read_text())
+    assert (result["last5"], result["recipe"]) == (stated["last5"], stated["recipe"])
+    assert result["reference"]["last5_mean"] == stated["last5_mean"]
+    ours, theirs = (read_run(run).state_dict for run in (again, reference))
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+    assert openings(folder / "reproduction-700")[0]["purpose"] == f"full run of {stated['schedule']}, seeds 0, 1"
+    code, out, _ = toys.nas("train-best", "--reference", "700", "--seeds", "1", "--json", *ONE_WORKER)  # kept: quick
+    assert code == 0
+    assert json.loads(out)["seeds"] == [0]
+    assert json.loads(out)["reference"]["seeds"] == [0, 1]
 
 
 # --- law 5: interrupted, killed, resumed ------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import nn
 
 from nas import export
@@ -468,6 +469,38 @@ def test_a_folder_of_other_things_is_never_deleted(tmp_path):
     assert tree(tmp_path) == {"home/thesis.tex": b"years"}
 
 
+# -- weights on their own ----------------------------------------------------------------------------------------------
+
+
+def test_weights_are_written_whole_with_their_folder(tmp_path):
+    path = tmp_path / "a" / "b" / "seed0.safetensors"
+    for seed in (0, 1):
+        state = trained(PLAIN, seed).to(memory_format=torch.channels_last).state_dict()
+        export.write_weights(path, state)
+        read = load_file(path)
+        assert read.keys() == state.keys()
+        assert all(torch.equal(read[key], tensor) for key, tensor in state.items())
+        assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_weights_that_cannot_be_written_keep_the_old_ones(tmp_path, monkeypatch):
+    path = tmp_path / "seed0.safetensors"
+    export.write_weights(path, trained(PLAIN, 0).state_dict())
+    before = tree(tmp_path)
+
+    def fail(*_args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StorageError) as error:
+        export.write_weights(path, trained(PLAIN, 1).state_dict())
+    one_line(error, str(path), "free some space")
+    assert tree(tmp_path) == before
+    with pytest.raises(StorageError) as error:
+        export.write_weights(path / "below" / "seed0.safetensors", trained(PLAIN, 1).state_dict())
+    one_line(error, "another path")
+
+
 # -- a full run --------------------------------------------------------------------------------------------------------
 
 LOG = [
@@ -513,6 +546,104 @@ def test_a_full_run_holds_its_files_and_they_read_back(run):
         read = export._read_weights(run / f"{name}.safetensors", PLAIN)
         assert all(torch.equal(read[key], tensor) for key, tensor in trained(PLAIN, seed).state_dict().items())
     assert [path.name for path in run.parent.iterdir()] == ["full"]
+
+
+STATED = {
+    "schedule": str(PLAIN), "epochs": 15, "seeds": [7, 8], "typical_seed": 8, "final": {"7": 99.4, "8": 99.5},
+    "last5_mean": 99.45, "last5_sd": None, "target": None, "recipe": RECIPE, "dataset": "mnist", "data_hash": "0f",
+    "mean": [0.13], "std": [0.31], "device": "cpu", "torch": "2.x", "time": "2026-01-01T00:00:00+00:00",
+}  # fmt: skip
+
+
+@pytest.fixture
+def study(run: Path, tmp_path: Path) -> Path:
+    """A study's folder with one full run, `full-run-a`, whose result.json is whole."""
+    folder = Path(shutil.copytree(run, tmp_path / "study" / "full-run-a"))
+    (folder / "result.json").write_text(json.dumps(STATED))
+    return folder.parent
+
+
+def test_a_full_run_reads_back_with_its_typical_seeds_weights(study):
+    read = export.read_run(study / "full-run-a")
+    assert (read.folder, read.architecture, read.result) == (study / "full-run-a", PLAIN, STATED)
+    assert list(read.state_dict) == list(build(PLAIN).state_dict())
+    assert all(torch.equal(read.state_dict[key], tensor) for key, tensor in trained(PLAIN, 8).state_dict().items())
+
+
+def test_the_full_run_of_a_study_is_the_one_begun_last(study):
+    """Whatever the times of the files: a clone makes all of them at once, in any order."""
+    first, studies = study / "full-run-a", study.parent
+    assert {export.find_run(folder) for folder in (first, study, studies)} == {first}
+    for name, time in (("full-run-c", "2026-03-01T00:00:00+00:00"), ("full-run-b", "2026-02-01T00:00:00+00:00")):
+        shutil.copytree(first, study / name)
+        (study / name / "result.json").write_text(json.dumps({**STATED, "time": time}))
+    os.utime(study / "full-run-c" / "result.json", (0, 0))
+    assert export.find_run(study) == study / "full-run-c"
+    assert export.find_run(studies) == study / "full-run-c"
+    assert export.find_run(study / "full-run-b") == study / "full-run-b"
+    (study / "full-run-c" / "result.json").write_text("{}")
+    with pytest.raises(StorageError) as error:
+        export.find_run(study)
+    one_line(error, "full-run-c", "'schedule' is missing")
+
+
+def test_a_folder_without_a_full_run_says_so(tmp_path):
+    (tmp_path / "study" / "full-run-a.seeds").mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / "study", tmp_path / "nowhere"):
+        with pytest.raises(StorageError) as error:
+            export.find_run(folder)
+        one_line(error, f"no full run in {folder}", "nas train-best")
+
+
+@pytest.mark.parametrize("name", ["architecture.txt", "architecture.json", "result.json", "weights.safetensors"])
+def test_a_missing_or_cut_file_of_a_full_run_is_named(study, name):
+    path = study / "full-run-a" / name
+    content = path.read_bytes()
+    for damage in (lambda: path.write_bytes(content[: len(content) // 2]), path.unlink):
+        damage()
+        with pytest.raises(StorageError) as error:
+            export.read_run(path.parent)
+        one_line(error, str(path), "is damaged")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"schedule": "8 G C"}, "it is of '8 G C', not of"),
+        ({"typical_seed": 9}, "no final accuracy of its typical seed, 9"),
+        ({"mean": []}, "one mean and one standard deviation a channel"),
+        ({"std": ["wide"]}, "'std' holds other things than numbers"),
+        ({"final": {"8": None}}, "'final' holds other things than numbers"),
+        ({"recipe": None}, "'recipe' is None"),
+    ],
+)
+def test_a_result_that_is_not_of_the_run_is_refused(study, change, said):
+    (study / "full-run-a" / "result.json").write_text(json.dumps(STATED | change))
+    with pytest.raises(StorageError) as error:
+        export.read_run(study / "full-run-a")
+    one_line(error, "result.json", said)
+
+
+@pytest.mark.parametrize("name", list(STATED))
+def test_a_result_without_one_of_its_fields_is_refused(study, name):
+    (study / "full-run-a" / "result.json").write_text(json.dumps({k: v for k, v in STATED.items() if k != name}))
+    with pytest.raises(StorageError) as error:
+        export.read_run(study / "full-run-a")
+    one_line(error, f"'{name}' is missing")
+
+
+def test_weights_of_another_network_or_with_a_flipped_bit_are_refused(study):
+    path = study / "full-run-a" / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StorageError) as error:
+        export.read_run(path.parent)
+    one_line(error, str(path), "checksum")
+    export._write_weights(path, ODD, trained(ODD).state_dict())
+    with pytest.raises(StorageError) as error:
+        export.read_run(path.parent)
+    one_line(error, str(path), f"its weights are those of '{ODD}'")
 
 
 def test_the_graph_is_the_typical_seeds_model_at_any_batch_size(run):

@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 import statistics
+from pathlib import Path
 
 import pytest
+import torch
 import toys
 from safetensors.torch import load_file
 
-from nas import data, run
+from nas import data, export, run
 from nas.architecture import Architecture
 from nas.data import Split
-from nas.errors import NasError, StorageError
+from nas.errors import NasError, StorageError, UsageError
 from nas.model import build
 from nas.train import Epoch, Recipe
 
@@ -165,7 +168,7 @@ def test_a_seed_that_fails_ends_the_run_in_one_line(tmp_path, test_split):
 
 def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path, test_split):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError, match="cannot write weights"):
+    with pytest.raises(StorageError, match="cannot write"):
         go(tmp_path / "file", test_split, [0])
 
 
@@ -176,3 +179,168 @@ def test_the_record_names_data_and_machine():
     assert record["data_hash"] == training.hash
     assert record["torch"] == "2.x"
     assert record["notice"]
+
+
+# --- what a full run left, scored and trained again -------------------------------------------------------------------
+
+REAL = Recipe(epochs=2, batch_size=64, peak_rate=0.03)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The study folder `reference-700` with a real full run of two seeds on the synthetic set."""
+    base = tmp_path_factory.mktemp("studies") / "reference-700"
+    training = data.training_data(data.named("synthetic"), data_dir=None, validation=None)
+    purpose = f"full run of {ARCHITECTURE}, seeds 0, 1"
+    test = data.open_test(training.dataset, data_dir=None, log=base / run.OPENINGS, purpose=purpose)
+    record = run.record_of(
+        training.dataset, training, {"processor": "a processor", "torch": "2.x", "device": "cpu", "time": "2026"}
+    ) | {"opened": "once", "command": "nas train-best"}  # fmt: skip
+    pool = toys.TrainingPool(training, test)
+    options = {"base": base, "pool": pool, "target": None, "record": record, "heard": lambda message: None}
+    return run.full_run(ARCHITECTURE, REAL, (0, 1), training, test, **options)
+
+
+@pytest.fixture
+def copied(trained, tmp_path, monkeypatch):
+    """The full run's folder in a copy of the folder of studies."""
+    shutil.copytree(trained.folder.parents[1], tmp_path / "studies")
+    monkeypatch.setenv("NAS_STUDIES", str(tmp_path / "studies"))
+    return tmp_path / "studies" / "reference-700" / trained.folder.name
+
+
+def score(folder, backend="torch"):
+    return run.evaluate(folder, data_dir=None, device="cpu", backend=backend)
+
+
+def openings(folder):
+    return [json.loads(line) for line in (folder.parent / run.OPENINGS).read_text().splitlines()]
+
+
+def restate(folder, **changes):
+    path = folder / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_the_weights_score_as_their_run_did(trained, copied):
+    """Number and loss are those of the last epoch of the typical seed; the other seed has other ones."""
+    result, last = score(copied), trained.typical.epochs[-1]
+    assert (result.correct, result.count, result.stated) == (last.correct, 300, last.correct)
+    assert result.loss == pytest.approx(last.loss, abs=1e-6)
+    assert result.accuracy == result.stated_accuracy == trained.typical.final
+    assert (result.seed, result.epochs, result.backend) == (trained.typical.seed, 2, "torch")
+    assert result.agrees
+    assert result.same_images
+    other = next(seed for seed in trained.seeds if seed is not trained.typical)
+    assert other.epochs[-1].loss != pytest.approx(last.loss, abs=1e-3)
+    by_kernels = score(copied, "auto")
+    assert by_kernels.agrees
+    assert by_kernels.loss == pytest.approx(last.loss, abs=1e-4)
+
+
+def test_each_evaluation_is_recorded_beside_the_full_run(copied):
+    score(copied)
+    score(copied)
+    first, *more = openings(copied)
+    assert first["purpose"].startswith("full run of ")
+    assert [line["purpose"] for line in more] == [f"evaluate {copied.name}, {ARCHITECTURE}"] * 2
+    assert {line["sha256"] for line in more} == {first["sha256"]}
+
+
+def test_an_evaluation_uses_the_mean_and_deviation_of_the_run_and_no_training_image(copied, monkeypatch):
+    read, splits = data._read, []
+    monkeypatch.setattr(data, "_read", lambda dataset, split, root: splits.append(split) or read(dataset, split, root))
+    before = score(copied)
+    mean, std = before.run.result["mean"], before.run.result["std"]
+    restate(copied, mean=[0.0], std=[1.0])
+    after = score(copied)
+    assert splits == ["test", "test"]
+    test = read(data.named("synthetic"), "test", Path())
+    model = build(ARCHITECTURE)
+    model.load_state_dict(before.run.state_dict)
+    for result, moments in ((before, (mean, std)), (after, ([0.0], [1.0]))):
+        with torch.no_grad():
+            logits = model.eval()(data.normalise(test.images, *moments))
+        assert result.loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, test.labels)), abs=1e-5)
+
+
+@pytest.mark.parametrize("apart", [0, run.TOLERANCE, run.TOLERANCE + 1])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_agreement_is_a_number_of_images(copied, apart, sign):
+    before = score(copied)
+    restate(copied, final={str(before.seed): 100 * (before.correct + sign * apart) / before.count})
+    after = score(copied)
+    assert after.stated - after.correct == sign * apart
+    assert after.agrees is (apart <= run.TOLERANCE)
+
+
+def test_other_test_images_are_noticed(copied):
+    log = copied.parent / run.OPENINGS
+    line = json.loads(log.read_text())
+    log.write_text(json.dumps(line | {"sha256": "another"}) + "\n")
+    assert score(copied).same_images is False
+    log.write_text(json.dumps(line | {"dataset": "mnist"}) + "\n")
+    assert score(copied).same_images is None
+    log.write_text("no JSON\n")
+    assert score(copied).same_images is None
+
+
+def test_what_does_not_belong_to_the_run_is_refused_before_the_test_split_is_opened(copied):
+    weights = copied / "weights.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1])
+    with pytest.raises(StorageError, match=r"weights\.safetensors is damaged"):
+        score(copied)
+    other = Architecture.parse("1x16x16: 4v M 7 G C4")
+    export._write_weights(weights, other, build(other).state_dict())
+    with pytest.raises(StorageError, match="its weights are those of '1x16x16: 4v M 7 G C4'"):
+        score(copied)
+    weights.write_bytes(content)
+    restate(copied, dataset="mnist")
+    with pytest.raises(StorageError, match="does not take the images and classes of mnist"):
+        score(copied)
+    restate(copied, dataset="unheard of")
+    with pytest.raises(UsageError, match="unknown data set"):
+        score(copied)
+    assert len(openings(copied)) == 1
+
+
+def test_a_full_run_is_found_by_its_folder_its_study_and_by_nothing(copied, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (str(copied), f"studies/reference-700/{copied.name}", "studies/reference-700", "reference-700", None):
+        assert run.find(name).resolve() == copied
+    with pytest.raises(StorageError, match="no full run in"):
+        run.find("reference-800")
+
+
+def test_a_reference_is_planned_as_it_was_run(copied, trained):
+    plan = run.reference_plan("700")
+    assert (plan.architecture, plan.recipe, plan.dataset) == (ARCHITECTURE, REAL, "synthetic")
+    assert (plan.seeds, plan.target) == ((0, 1), None)
+    assert plan.base == copied.parents[1] / "reproduction-700"
+    assert plan.reference is not None
+    assert (plan.reference["name"], plan.reference["last5_mean"]) == ("reference-700", trained.mean)
+    assert plan.reference["last5_sd"] == trained.sd
+    restate(copied, recipe={"momentum": 0.9})
+    with pytest.raises(UsageError, match="unknown key 'momentum'"):
+        run.reference_plan("700")
+
+
+def test_a_reference_goes_by_its_short_name_too(copied):
+    for name, short in (("8000", "8k"), ("start", "start")):
+        shutil.copytree(copied.parent, copied.parents[1] / f"reference-{name}")
+        plans = [run.reference_plan(known) for known in (name, short, f"reference-{name}")]
+        assert {plan.base.name for plan in plans} == {f"reproduction-{name}"}
+        assert {plan.reference["name"] for plan in plans} == {f"reference-{name}"}
+
+
+def test_a_reference_that_is_not_there_says_which_are(copied, tmp_path, monkeypatch):
+    with pytest.raises(StorageError) as error:
+        run.reference_plan("9k")
+    for text in ("no reference '9000'", str(copied.parents[1] / "reference-9000"), "700", "clone", "NAS_STUDIES"):
+        assert text in str(error.value)
+    monkeypatch.setenv("NAS_STUDIES", str(tmp_path / "empty"))
+    with pytest.raises(StorageError, match="none"):
+        run.reference_plan("8k")
+    with pytest.raises(UsageError, match="plain folder name"):
+        run.reference_plan("../8k")

@@ -24,7 +24,7 @@ from scipy import stats
 
 from nas import search
 from nas import study as studies
-from nas.architecture import KNOWN, Architecture
+from nas.architecture import KNOWN, Architecture, Conv
 from nas.errors import InfeasibleError, NasError, StorageError
 from nas.space import DISCARDS, SearchSpace
 
@@ -143,6 +143,33 @@ def test_no_pruner_prunes_nothing_and_random_draws_never_learn():
         params, _, _ = space.propose(lambda _, rng=rng: space.random(rng), seen)
         assert params == trial.params
         seen.add(trial.user_attrs["schedule"])
+
+
+def test_evolution_climbs_where_chance_does_not():
+    """On a score that counts padded separable blocks, mutants of the leaders have more of them than random points."""
+
+    def score(architecture, seed, epoch):
+        return 80 + sum(block.separable and block.padded for block in architecture.blocks if isinstance(block, Conv))
+
+    means = {}
+    for sampler in ("evolution", "random"):
+        changes = {"cap": 8000, "trials": 60, "sampler": sampler, "pruner": "none", "known": False, "finalists": 1}
+        study = toys.open_study(sampler, chosen=toys.settings(**changes))
+        toys.run(toys.Pool(score=score), study=study, **changes)
+        check_laws(study, 60, 8000)
+        means[sampler] = np.mean([trial.value for trial in trials(study, TrialState.COMPLETE)[-20:]])
+    assert means["evolution"] > means["random"] + 1
+
+
+@pytest.mark.parametrize("sampler", ["evolution", "tpe"])
+def test_a_sampler_draws_from_seed_and_study_alone(sampler):
+    drawn = []
+    for name in ("one", "other"):
+        study = toys.open_study(name)
+        toys.run(toys.Pool(), study=study, trials=16, sampler=sampler, pruner="none")
+        drawn.append(schedules(study))
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) == 16
 
 
 def test_known_designs_come_first_and_the_best_of_them_is_a_finalist():
@@ -379,7 +406,7 @@ def test_time_limit_before_any_finalist_exports_the_best_brief_trial():
                 return
             yield from super().messages(timeout)
 
-    outcome = toys.run(Stuck(score=score), study=study, trials=4, timeout=1.0)
+    outcome = toys.run(Stuck(score=score), study=study, trials=4, timeout=4.0)
     assert outcome.cut
     assert outcome.finalists == ()
     leader = min(trials(study, TrialState.COMPLETE), key=lambda trial: trial.user_attrs["num_params"])
@@ -668,7 +695,17 @@ def test_clearly_worse_finalists_get_no_more_seeds():
     study = toys.open_study()
     pool = toys.Pool(score=score)
     outcome = toys.run(pool, study=study, trials=2, finalist_seeds=5)
-    assert [len(finalist.scores) for finalist in outcome.finalists] == [5, 2]
+    assert [len(finalist.scores) for finalist in outcome.finalists] == [2, 2]
+
+
+def test_each_seed_halves_the_finalists_down_to_two():
+    study, pool = toys.open_study(), toys.Pool(2)
+    outcome = toys.run(pool, study=study, trials=9, pruner="none", finalists=8, finalist_seeds=4)
+    assert Counter(seed for _, seed, epochs in pool.trained if epochs == 2) == {1: 8, 2: 4, 3: 2, 4: 2}
+    assert [len(finalist.scores) for finalist in outcome.finalists] == [4, 4, 2, 2, 1, 1, 1, 1]
+    first = sorted(outcome.finalists, key=lambda finalist: -finalist.scores[0])
+    assert {finalist.trial for finalist in outcome.finalists[:4]} == {finalist.trial for finalist in first[:4]}
+    assert outcome.finalists[0].mean >= outcome.finalists[1].mean
 
 
 def test_the_view_hears_the_counts_and_the_time_left():

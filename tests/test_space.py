@@ -453,3 +453,57 @@ def test_a_widened_point_has_no_biases_and_uses_most_of_the_budget(seed):
         assert wide > narrow
     else:
         assert wide == narrow
+
+
+# Mutation
+
+
+@given(spaces(), seeds)
+def test_a_mutant_is_a_point_of_the_space_without_biases(it, seed):
+    rng = np.random.default_rng(seed)
+    parent = it.random(rng)
+    mutant = it.mutate(parent, rng)
+    assert list(mutant) == list(parent) == list(it.distributions)
+    for name, distribution in it.distributions.items():
+        assert mutant[name] in choices(distribution)
+        assert type(mutant[name]) in (int, bool, str)
+    assert mutant["bias"] is False
+
+
+def test_mutants_are_near_their_parent_and_mostly_feasible():
+    it, rng = space(), np.random.default_rng(0)
+    (parent,) = (params for name, params in it.known() if name == "start-7568")
+    changed, feasible = Counter(), 0
+    for _ in range(500):
+        mutant = it.mutate(parent, rng)
+        architecture, _ = it.check(mutant, {str(it.decode(parent))})
+        feasible += architecture is not None
+        if architecture is not None:
+            changed[abs(architecture.depth - it.decode(parent).depth)] += 1
+    assert feasible > 400
+    assert max(changed) <= 3
+    assert changed[0] > changed[1] > changed[2]
+
+
+@given(seeds, st.integers(1, SLOTS))
+def test_a_block_is_put_in_and_taken_out_where_it_says(seed, place):
+    it = space()
+    params = it.random(np.random.default_rng(seed))
+    depth = params["depth"]
+    slot = min(place, depth)
+
+    def blocks(point: dict) -> list[tuple[int, str]]:
+        return [(point[f"width_{n}"], point.get(f"kind_{n}", "conv")) for n in range(1, point["depth"] + 1)]
+
+    before, longer, shorter = blocks(params), blocks(it._lengthen(params, slot)), blocks(it._shorten(params, slot))
+    if depth < SLOTS:
+        widths = [width for width, _ in before]
+        assert [width for width, _ in longer] == [*widths[:slot], widths[slot - 1], *widths[slot:]]
+        assert longer[slot + 1 :] == before[slot:]
+    else:
+        assert longer == before
+    if depth > MIN_DEPTH:
+        assert [w for w, _ in shorter] == [w for w, _ in before[: slot - 1] + before[slot:]]
+        assert shorter[slot:] == before[slot + 1 :]
+    else:
+        assert shorter == before

@@ -1,0 +1,99 @@
+"""What proposes schedules: evolution of the leaders, Optuna's TPE over the space, or chance."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.errors import InfeasibleError
+from nas.space import Params, SearchSpace
+
+Sampler = Literal["evolution", "tpe", "random"]
+
+STARTUP_TRIALS = 10
+"""Trials before a sampler learns from them: published designs and random points."""
+
+PARENTS, CONTEST = 12, 3
+"""Evolution mutates the best of `CONTEST` complete trials, drawn from the `PARENTS` best."""
+
+TRIES = 50
+"""Proposals of a sampler's for one trial, TPE's at some 3 ms each, before random ones take their place."""
+
+
+class Proposer(BaseSampler):
+    """Optuna's sampler interface over a search space: draws until a schedule is legal, affordable and new.
+
+    Draws come from the seed and the trial's number alone, so that a resumed study does not repeat its first ones. The
+    inner sampler sees real trials only: what is discarded here never becomes one.
+    """
+
+    def __init__(self, space: SearchSpace, *, seed: int, sampler: Sampler) -> None:
+        self.space, self.seed, self.sampler = space, seed, sampler
+        self.discards: Counter[str] = Counter()
+        self.shrunk = False
+        self.number = self.trial_id = -1  # of the trial asked for last
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self.space.distributions
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        self.discards, self.shrunk = Counter(), False
+        self.number, self.trial_id = trial.number, trial._trial_id
+        if "enqueued" in trial.user_attrs:  # its parameters are fixed
+            return {}
+        trials = study.get_trials(deepcopy=False)
+        seen = {other.user_attrs["schedule"] for other in trials if "schedule" in other.user_attrs}
+        rng = np.random.default_rng((self.seed, trial.number))
+        draw = self._draw(study, trial, trials, rng)
+        drawn: list[Params] = []
+
+        def recorded(attempt: int) -> Params:
+            drawn.append(draw(attempt))
+            return drawn[-1]
+
+        try:
+            params, self.discards, self.shrunk = self.space.propose(recorded, seen)
+        except InfeasibleError:  # all of them discarded, and to be accounted for
+            self.discards = Counter(reason for params in drawn if (reason := self.space.check(params, seen)[1]))
+            raise
+        return params
+
+    def _draw(
+        self, study: Study, trial: FrozenTrial, trials: list[FrozenTrial], rng: np.random.Generator
+    ) -> Callable[[int], Params]:
+        """What proposes the n-th point of a trial."""
+        learnt = [other for other in trials if other.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        if self.sampler == "random" or len(learnt) < STARTUP_TRIALS:
+            return lambda _: self.space.random(rng)
+        tpe = TPESampler(n_startup_trials=0, seed=int(rng.integers(2**31)))
+        parents = sorted((other for other in learnt if other.state == TrialState.COMPLETE), key=_rank)[:PARENTS]
+
+        def draw(attempt: int) -> Params:
+            if attempt >= TRIES:  # it proposes what it has proposed before, or what does not fit
+                return self.space.random(rng)
+            if self.sampler == "tpe":
+                return self.space.widen(tpe.sample_relative(study, trial, self.space.distributions), rng)
+            if not parents:
+                return self.space.random(rng)
+            best = min(int(place) for place in rng.integers(len(parents), size=CONTEST))
+            return self.space.mutate(parents[best].params, rng)
+
+        return draw
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        raise AssertionError(f"{param_name} was not drawn with the others")
+
+
+def _rank(trial: FrozenTrial) -> tuple[float, int]:
+    return -(trial.value or 0.0), trial.number
