@@ -526,8 +526,8 @@ def _due(second: Study, candidates: list[FrozenTrial], settings: Settings) -> li
         live = sorted(live, key=lambda number: -statistics.fmean(so_far[number]))  # of equals, the better brief trial
         live = live[: max(2, math.ceil(len(candidates) / 2 ** (turn + 1)))]
         live = [number for number in live if number not in behind(so_far)]
-        if len(live) == 1:
-            break
+        if len(live) == 1 < len(candidates):
+            break  # clearly ahead
     return []
 
 

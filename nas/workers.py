@@ -54,7 +54,7 @@ class _Worker:
 
 
 class Pool:
-    """`count` spawned processes of `threads` threads each; use as a context manager, which ends them.
+    """`count` processes of `threads` threads each, spawned at the first job; a context manager, which ends them.
 
     The training data travel once, in shared memory. `evaluation` is what every epoch is scored on: the search passes
     the validation split, a full run the test split it was given.
@@ -63,11 +63,11 @@ class Pool:
     def __init__(
         self, count: int, training: TrainingData, evaluation: Split, *, device: str, backend: Backend, threads: int = 1
     ) -> None:
-        if choose_backend(device, backend)[0] == "kernels":
-            kernels.compile_all()  # here, once: workers find the kernels in the cache
         self._context = mp.get_context("spawn")
         self._arguments = (training, evaluation, device, backend, threads)
-        self._workers = [self._spawn() for _ in range(count)]
+        self._compiles = choose_backend(device, backend)[0] == "kernels"
+        self._count = count
+        self._workers: list[_Worker] = []
 
     def __enter__(self) -> Pool:
         return self
@@ -76,11 +76,13 @@ class Pool:
         self.close()
 
     def __len__(self) -> int:
-        return len(self._workers)
+        return self._count
 
     @property
     def idle(self) -> int | None:
         """The number of a worker without a job, or None."""
+        if not self._workers:
+            return 0
         return next((number for number, worker in enumerate(self._workers) if worker.job is None), None)
 
     @property
@@ -92,6 +94,8 @@ class Pool:
         """Hand `job` to an idle worker and return that worker's number."""
         number = self.idle
         assert number is not None, "submit needs an idle worker"
+        if not self._workers:
+            self._start()
         worker = self._workers[number]
         worker.job = job
         with contextlib.suppress(BrokenPipeError, ConnectionError):  # it died while idle; messages() will say so
@@ -139,10 +143,14 @@ class Pool:
         self._workers = []
 
     def restart(self) -> None:
-        """End every worker and its job at once, and start as many new ones."""
-        count = len(self._workers)
+        """End every worker and its job at once; the next job starts as many new ones."""
         self.close()
-        self._workers = [self._spawn() for _ in range(count)]
+
+    def _start(self) -> None:
+        """At the first job: a search that has nothing left to train starts nothing."""
+        if self._compiles:
+            kernels.compile_all()  # here, once: workers find the kernels in the cache
+        self._workers = [self._spawn() for _ in range(self._count)]
 
     def _spawn(self) -> _Worker:
         ours, theirs = self._context.Pipe()

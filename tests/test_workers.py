@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import signal
 import time
@@ -106,9 +107,18 @@ def test_restart_drops_the_jobs_and_workers_ignore_ctrl_c(pool):
     pool.submit(job("dropped", recipe=dataclasses.replace(RECIPE, epochs=10_000)))
     pool.restart()
     assert pool.jobs == []
-    os.kill(pool._workers[0].process.pid, signal.SIGINT)
     pool.submit(job("next"))
+    os.kill(pool._workers[0].process.pid, signal.SIGINT)
     assert hear(pool)[-1].run is not None
+
+
+def test_nothing_is_started_before_the_first_job(training):
+    before = {child.pid for child in multiprocessing.active_children()}
+    with Pool(2, training, training.validation, device="cpu", backend="torch") as idle:
+        assert len(idle) == 2
+        assert idle.idle == 0
+        assert list(idle.messages(0.1)) == idle.jobs == []
+        assert {child.pid for child in multiprocessing.active_children()} <= before
 
 
 def test_a_bug_in_a_worker_is_raised_here(pool):
