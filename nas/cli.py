@@ -102,6 +102,10 @@ def search(
         Literal["evolution", "tpe", "random"], typer.Option(help="What proposes schedules.")
     ] = "evolution",
     pruner: Annotated[Literal["median", "none"], typer.Option(help="What stops brief trials.")] = "median",
+    pareto: Annotated[
+        bool,
+        typer.Option("--pareto", help="The front of accuracy against parameters under the cap, not its end alone."),
+    ] = False,
     known: Annotated[bool, typer.Option("--known/--no-known", help="Try the published designs that fit first.")] = True,
     brief_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a brief trial; 3 unless said.")] = None,
     finalists: Annotated[int, typer.Option(min=1, help="Leaders to train again; each seed halves them.")] = 8,
@@ -143,9 +147,9 @@ def search(
         budget=limits, dataset=found.name, recipe=Recipe(epochs=limits.brief_epochs),
         finalist_epochs=finalist_epochs or searching.Settings.finalist_epochs * factor,
         trials=trials, finalists=finalists, finalist_seeds=finalist_seeds, seed=seed, sampler=sampler, pruner=pruner,
-        known=known, timeout=seconds,
+        known=known, pareto=pareto, timeout=seconds,
     )  # fmt: skip
-    name = study or f"{found.name}-{limits.name}"
+    name = study or f"{found.name}-{limits.name}{'-pareto' * pareto}"
     count = workers or _default_workers(device)
     if dry_run:
         _dry_run(space, settings, name, count, device)
@@ -177,6 +181,9 @@ def train_best(
         int | None, typer.Option(min=1, help="How many seeds: 0, 1, ...; one, or those of the reference, unless said.")
     ] = None,
     architecture: Annotated[str | None, typer.Option(help="Train this schedule instead of a study's winner.")] = None,
+    pick: Annotated[
+        int | None, typer.Option(min=0, help="Train this trial of the study, such as a point of its front.")
+    ] = None,
     reference: Annotated[
         str | None, typer.Option(help="Train a committed winner again, such as 8k: studies/reference-8000.")
     ] = None,
@@ -202,7 +209,7 @@ def train_best(
 
     console = _console()
     device = choose_device(device)
-    plan, found = _plan(study, architecture, reference, dataset, data_dir, console)
+    plan, found = _plan(study, architecture, pick, reference, dataset, data_dir, console)
     plan = _changed(plan, epochs=epochs, seeds=seeds, target=target)
     chosen = plan.architecture
     training = data.training_data(found, data_dir=data_dir, validation=None)
@@ -460,15 +467,18 @@ def _notice(found: Dataset, console: Console) -> None:
 def _plan(
     study: str | None,
     architecture: str | None,
+    pick: int | None,
     reference: str | None,
     dataset: str | None,
     data_dir: Path | None,
     console: Console,
 ) -> tuple[Plan, Dataset]:
-    """What to train, of a winner, a reference or a schedule, and its data set, there and ready."""
+    """What to train, of a winner, another trial, a reference or a schedule, and its data set, there and ready."""
     from nas import run as running
     from nas import study as studies
 
+    if pick is not None and (architecture is not None or reference is not None):
+        raise UsageError("--pick names a trial of a study: give it without --architecture and --reference")
     if reference is not None:
         given = {"--study": study, "--architecture": architecture, "--dataset": dataset}
         if clash := [name for name, value in given.items() if value is not None]:
@@ -477,7 +487,8 @@ def _plan(
             )
         plan = running.reference_plan(reference)
     elif architecture is None:
-        plan = running.winner_plan(study or studies.latest())
+        name = study or studies.latest()
+        plan = running.winner_plan(name) if pick is None else running.trial_plan(name, pick)
     else:
         Architecture.parse(architecture)  # a bad string is said before any data is looked for
         found = _dataset(dataset, data_dir, console)
@@ -506,8 +517,8 @@ def _dry_run(space: SearchSpace, settings: Settings, name: str, workers: int, de
         f"study {name}: {settings.budget} on {settings.dataset}, {workers} workers on {device}\n"
         f"{settings.trials} brief trials of {recipe.epochs} epochs, batch {recipe.batch_size}, "
         f"{settings.sampler} sampler, {settings.pruner} pruner\n"
-        f"{settings.finalists} finalists of {settings.finalist_epochs} epochs, the better half again with each of "
-        f"{settings.finalist_seeds} seeds\n"
+        f"{settings.finalists} finalists of {settings.finalist_epochs} epochs, {settings.finalist_seeds} seeds, "
+        f"{'all points of the front' if settings.pareto else 'each seed for the better half'}\n"
         f"space {space.key}; smallest {space.smallest()[0]:,} parameters"
     )
     seen: set[str] = set()
@@ -515,7 +526,8 @@ def _dry_run(space: SearchSpace, settings: Settings, name: str, workers: int, de
     points = [("known", params) for _, params in space.known()] if settings.known else []
     rng = np.random.default_rng(settings.seed)
     for _ in range(10):
-        params, found, _ = space.propose(lambda _: space.random(rng), seen)
+        share = space.random_share(rng) if settings.pareto else None
+        params, found, _ = space.propose(lambda _, share=share: space.random(rng, share), seen)  # type: ignore[misc]
         discards = {reason: count + found[reason] for reason, count in discards.items()}
         points.append(("drawn", params))
         seen.add(str(space.decode(params)))
@@ -545,11 +557,12 @@ def _say_outcome(
         console.print(f"No verdict on the target: {found.title} is not full MNIST.", style="yellow")
     if quiet:
         return
+    pick = f"        nas train-best --study {name} --pick TRIAL\n" if "front" in outcome.reason else ""
     at = f" --storage {shlex.quote(studies.redact(storage))}" if storage else ""
     console.print(
         f"\nstudy   {studies.redact(storage) if storage else studies.folder(name) / studies.DATABASE}\n"
         f"winner  {outcome.folder}\n\n"
-        f"next    nas train-best --study {name} --seeds 3\n"
+        f"next    nas train-best --study {name} --seeds 3\n{pick}"
         f"        nas show --study {name}{at}\n"
         f"        nas dashboard --study {name}{at}",
         soft_wrap=True,

@@ -136,19 +136,24 @@ def account(counts: Mapping[str, int]) -> str:
 
 
 def finalists(reason: Mapping[str, Any]) -> RenderableType:
-    """The finalists of a `reason.json` with their intervals, the winner first."""
+    """The finalists of a `reason.json` with their intervals, the winner first; a front by its parameters."""
     table = plain(
         ("", "trial", "params", "brief", "mean", "sd", "n", "95 % interval", "schedule"),
         title=f"Finalists: {reason['score']}, {reason['finalist_epochs']} epochs, validation split",
         right=("trial", "params", "brief", "mean", "sd", "n", "95 % interval"),
     )
-    for index, row in enumerate(reason["finalists"]):
+    winner, rows = reason["finalists"][:1], reason["finalists"]
+    if "front" in reason:
+        rows = sorted(rows, key=lambda row: row["num_params"])
+    for row in rows:
+        best = row in winner
+        mark = "winner" if best else "front" if row["trial"] in reason.get("front", ()) else ""
         interval = "" if row["interval"] is None else "{:.2f} to {:.2f}".format(*row["interval"])
         sd = "" if row["sd"] is None else f"{row['sd']:.3f}"
         name = f"{row['schedule']}  ({row['known']})" if row["known"] else row["schedule"]
         table.add_row(
-            "winner" if index == 0 else "", str(row["trial"]), f"{row['num_params']:,}", f"{row['brief']:.2f}",
-            f"{row['mean']:.3f}", sd, str(len(row["scores"])), interval, name, style="bold" if index == 0 else None,
+            mark, str(row["trial"]), f"{row['num_params']:,}", f"{row['brief']:.2f}",
+            f"{row['mean']:.3f}", sd, str(len(row["scores"])), interval, name, style="bold" if best else None,
         )  # fmt: skip
     return (
         Group(table, Text(f"The winner has {reason['verdict']}.")) if reason["finalists"] else Text(reason["verdict"])

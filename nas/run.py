@@ -22,7 +22,7 @@ from nas import study as studies
 from nas.architecture import Architecture
 from nas.budget import Budget
 from nas.data import Dataset, Split, TrainingData
-from nas.errors import NasError, StorageError
+from nas.errors import NasError, StorageError, UsageError
 from nas.train import Backend, Epoch, Recipe, Run
 from nas.workers import Job, Message, Pool
 
@@ -171,6 +171,19 @@ def winner_plan(name: str) -> Plan:
         architecture=winner.architecture, recipe=Recipe.from_dict(winner.recipe), dataset=winner.reason["dataset"],
         seeds=(0,), target=winner.reason["target"], base=base,
     )  # fmt: skip
+
+
+def trial_plan(name: str, number: int) -> Plan:
+    """A full run of one trial of a study that has its winner, such as another point of its front, with seed 0.
+
+    Raises `UsageError` for a number that no trial with a schedule has, `StorageError` as `winner_plan` does.
+    """
+    plan = winner_plan(name)
+    trials = studies.open_study(name).get_trials(deepcopy=False)
+    schedules = {trial.number: trial.user_attrs["schedule"] for trial in trials if "schedule" in trial.user_attrs}
+    if number not in schedules:
+        raise UsageError(f"the study '{name}' has no trial {number}: 'nas show --study {name} --csv' lists them")
+    return dataclasses.replace(plan, architecture=Architecture.parse(schedules[number]))
 
 
 def schedule_plan(schedule: str, dataset: Dataset, name: str) -> Plan:

@@ -34,8 +34,8 @@ class Proposer(BaseSampler):
     inner sampler sees real trials only: what is discarded here never becomes one.
     """
 
-    def __init__(self, space: SearchSpace, *, seed: int, sampler: Sampler) -> None:
-        self.space, self.seed, self.sampler = space, seed, sampler
+    def __init__(self, space: SearchSpace, *, seed: int, sampler: Sampler, pareto: bool = False) -> None:
+        self.space, self.seed, self.sampler, self.pareto = space, seed, sampler, pareto
         self.discards: Counter[str] = Counter()
         self.shrunk = False
         self.number = self.trial_id = -1  # of the trial asked for last
@@ -72,28 +72,32 @@ class Proposer(BaseSampler):
     ) -> Callable[[int], Params]:
         """What proposes the n-th point of a trial."""
         learnt = [other for other in trials if other.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        share = self.space.random_share(rng) if self.pareto else None
         if self.sampler == "random" or len(learnt) < STARTUP_TRIALS:
-            return lambda _: self.space.random(rng)
+            return lambda _: self.space.random(rng, share)
         tpe = TPESampler(n_startup_trials=0, seed=int(rng.integers(2**31)))
-        parents = sorted((other for other in learnt if other.state == TrialState.COMPLETE), key=_rank)[:PARENTS]
+        parents = self._parents(learnt, share)
 
         def draw(attempt: int) -> Params:
-            if attempt >= TRIES:  # it proposes what it has proposed before, or what does not fit
-                return self.space.random(rng)
-            if self.sampler == "tpe":
-                return self.space.widen(tpe.sample_relative(study, trial, self.space.distributions), rng)
-            if not parents:
-                return self.space.random(rng)
-            best = min(int(place) for place in rng.integers(len(parents), size=CONTEST))
-            return self.space.mutate(parents[best].params, rng)
+            if attempt >= TRIES or (self.sampler == "evolution" and not parents):
+                return self.space.random(rng, share)  # what it proposes is there already, or does not fit
+            if self.sampler == "evolution":
+                best = min(int(place) for place in rng.integers(len(parents), size=CONTEST))
+                return self.space.mutate(parents[best].params, rng, share)
+            params = tpe.sample_relative(study, trial, self.space.distributions)
+            return self.space.widen(params, rng) if share is None else self.space.fill(params, share)
 
         return draw
+
+    def _parents(self, learnt: list[FrozenTrial], share: float | None) -> list[FrozenTrial]:
+        """The best complete trials, the best first; for a share of the budget, of those not far above it."""
+        complete = [other for other in learnt if other.state == TrialState.COMPLETE]
+        if share is not None:
+            counts = {other.number: (other.user_attrs["num_params"], other.user_attrs["macs"]) for other in complete}
+            complete = [other for other in complete if self.space.budget.share(*counts[other.number]) <= 1.5 * share]
+        return sorted(complete, key=lambda other: (-(other.value or 0.0), other.number))[:PARENTS]
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         raise AssertionError(f"{param_name} was not drawn with the others")
-
-
-def _rank(trial: FrozenTrial) -> tuple[float, int]:
-    return -(trial.value or 0.0), trial.number

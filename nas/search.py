@@ -39,6 +39,9 @@ Pruner = Literal["median", "none"]
 STARTUP_TRIALS = 10
 """Trials before the median pruner has enough to compare with."""
 
+WARM_UP, LEAST_PEERS = 2, 5
+"""The first epoch at which a trial is pruned, and the trials of its size there must be for that on a front."""
+
 STAMP_SECONDS = 20.0
 STALE_SECONDS = 180.0
 
@@ -64,6 +67,7 @@ class Settings:
     sampler: Sampler = "evolution"
     pruner: Pruner = "median"
     known: bool = True
+    pareto: bool = False
     timeout: float | None = None
 
     def shared(self, space: SearchSpace, data_hash: str) -> dict[str, Any]:
@@ -76,6 +80,7 @@ class Settings:
             "data_hash": data_hash,
             "space": space.key,
             "finalist_epochs": self.finalist_epochs,
+            **({"pareto": True} if self.pareto else {}),
             **recipe,
         }
 
@@ -154,6 +159,25 @@ class Outcome:
     cut: bool  # the time limit came first
 
 
+class PeerPruner(optuna.pruners.BasePruner):
+    """Stops a trial below the median of its peers at the same epoch: complete trials of half to twice its parameters.
+
+    For a front: against all of them, the small ones would always go. Optuna's own pruners know nothing of size, and
+    prune nothing where there are two objectives.
+    """
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        epoch, size = trial.last_step, trial.user_attrs["num_params"]
+        if epoch is None or epoch < WARM_UP:
+            return False
+        peers = [
+            other.intermediate_values[epoch]
+            for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            if epoch in other.intermediate_values and size / 2 <= other.user_attrs["num_params"] <= size * 2
+        ]
+        return len(peers) >= LEAST_PEERS and trial.intermediate_values[epoch] < statistics.median(peers)
+
+
 def pruner(settings: Settings) -> optuna.pruners.BasePruner:
     """Compares a trial's accuracy with the others' at the same epoch, from the second on.
 
@@ -161,7 +185,9 @@ def pruner(settings: Settings) -> optuna.pruners.BasePruner:
     """
     if settings.pruner == "none":
         return optuna.pruners.NopPruner()
-    return optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=2)
+    if settings.pareto:
+        return PeerPruner()
+    return optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=WARM_UP)
 
 
 def run(
@@ -270,7 +296,7 @@ def _brief(
     deadline: float | None,
 ) -> bool:
     """Brief trials until the total is reached; False when the deadline came first."""
-    study.sampler = Proposer(space, seed=settings.seed, sampler=settings.sampler)
+    study.sampler = Proposer(space, seed=settings.seed, sampler=settings.sampler, pareto=settings.pareto)
     study.pruner = pruner(settings)
     if leading := ranked(study):
         progress.best = (
@@ -375,6 +401,18 @@ def leaders(study: Study, count: int) -> list[FrozenTrial]:
     if known is not None and known not in chosen:
         chosen = [*chosen[: max(1, count - 1)], known]
     return chosen
+
+
+def front(study: Study, count: int) -> list[FrozenTrial]:
+    """The complete trials that no smaller one matches, the best first; of more than `count`, evenly by their rank."""
+    points: list[FrozenTrial] = []
+    for trial in sorted(ranked(study), key=lambda trial: trial.user_attrs["num_params"]):
+        if not points or (trial.value or 0.0) > (points[-1].value or 0.0):
+            points.append(trial)
+    points.reverse()
+    if len(points) <= count:
+        return points
+    return [points[round(place * (len(points) - 1) / max(1, count - 1))] for place in range(count)]
 
 
 def ranked(study: Study) -> list[FrozenTrial]:
@@ -515,13 +553,14 @@ def _due(second: Study, candidates: list[FrozenTrial], settings: Settings) -> li
         if trial.state == TrialState.FAIL and not trial.user_attrs.get("interrupted")
     }
     live = [trial.number for trial in candidates if trial.number not in failed]
-    seeds = [
-        settings.seed + 1 + turn for turn in range(settings.finalist_seeds)
-    ]  # brief trials had the seed
+    first = settings.seed + 1  # the brief trials had the seed itself
+    seeds = range(first, first + settings.finalist_seeds)
     for turn, seed in enumerate(seeds):
         missing = [(number, seed) for number in live if seed not in scores.get(number, {})]
         if missing:
             return missing
+        if settings.pareto:  # the points of a front are no rivals
+            continue
         so_far = {number: [scores[number][each] for each in seeds[: turn + 1]] for number in live}
         live = sorted(live, key=lambda number: -statistics.fmean(so_far[number]))  # of equals, the better brief trial
         live = live[: max(2, math.ceil(len(candidates) / 2 ** (turn + 1)))]
@@ -580,6 +619,15 @@ def finalists_of(study: Study) -> tuple[Finalist, ...]:
     return tuple(sorted(found, key=lambda finalist: (-len(finalist.scores), -finalist.mean, finalist.num_params)))
 
 
+def front_of(finalists: tuple[Finalist, ...]) -> list[int]:
+    """The trials of the finalists that no smaller one matches by its mean, the smallest first."""
+    points: list[Finalist] = []
+    for finalist in sorted(finalists, key=lambda finalist: (finalist.num_params, -finalist.mean)):
+        if not points or finalist.mean > points[-1].mean:
+            points.append(finalist)
+    return [finalist.trial for finalist in points]
+
+
 def save_weights(study: Study, number: int, seed: int, run: Run, *, brief: bool = False) -> None:
     """Keep a run's averaged weights beside the study, so that a resumed search can still export them.
 
@@ -633,6 +681,7 @@ def _reason(
         "score": f"mean accuracy over the last {FINALIST_LAST} epochs, percent",
         "pooled_sd": sd,
         "finalists": table,
+        **({"front": front_of(finalists)} if settings.pareto else {}),
         "best_brief_trial": {"trial": best.number, "value": best.value, "schedule": best.user_attrs["schedule"]},
         "counts": studies.counts(study),
         **record,

@@ -220,8 +220,8 @@ class SearchSpace:
             return None, OVER_CAP
         return (None, DUPLICATE) if str(architecture) in seen else (architecture, None)
 
-    def random(self, rng: np.random.Generator) -> Params:
-        """A point to start from: widths that grow from stage to stage, scaled to most of the budget.
+    def random(self, rng: np.random.Generator, share: float | None = None) -> Params:
+        """A point to start from: widths that grow from stage to stage, scaled to most of the budget, or a share of it.
 
         Choices are drawn by `PRIOR`, all else uniformly.
         """
@@ -239,7 +239,7 @@ class SearchSpace:
             relative = growth ** sum(slot > pool for pool in pools) * jitter[slot - 1]
             params[f"width_{slot}"] = self._clip(base * relative)
         params["dense_width"] = self._clip(base * growth)
-        return self.fill(params, rng.uniform(LEAST_SHARE, 1.05))
+        return self.fill(params, share or rng.uniform(LEAST_SHARE, 1.05))
 
     def fill(self, params: Params, share: float) -> Params:
         """The same schedule with its widths scaled together until it uses about `share` of the budget.
@@ -271,8 +271,10 @@ class SearchSpace:
             return params
         return self.fill(params, rng.uniform(LEAST_SHARE, 1.0))
 
-    def mutate(self, params: Params, rng: np.random.Generator) -> Params:
+    def mutate(self, params: Params, rng: np.random.Generator, share: float | None = None) -> Params:
         """A neighbour of a point: one to three small changes to its schedule, refilled where that left the budget.
+
+        With a share of the budget, filled to that in any case.
 
         A change moves a width by up to half, puts a block in or takes one out, or takes another choice or the next
         place of a pool.
@@ -294,12 +296,14 @@ class SearchSpace:
                 others = [i for i in range(len(options)) if i != place and (not near or abs(i - place) == 1)]
                 mutant[name] = options[int(rng.choice(others))]
         mutant["bias"] = False
+        if share is not None:
+            return self.fill(mutant, share)
         try:
             architecture = self.decode(mutant)
         except UsageError:
             return mutant
-        share = self.budget.share(architecture.num_params, architecture.macs)
-        return mutant if LEAST_SHARE <= share <= 1 else self.fill(mutant, rng.uniform(0.9, 1.0))
+        used = self.budget.share(architecture.num_params, architecture.macs)
+        return mutant if LEAST_SHARE <= used <= 1 else self.fill(mutant, rng.uniform(0.9, 1.0))
 
     def _lengthen(self, params: Params, slot: int) -> Params:
         """A copy of the block after it, where there is room for one more."""
@@ -324,6 +328,11 @@ class SearchSpace:
             if f"{name}_{other}" in params
         }
         return params | moved | {"depth": params["depth"] - 1}
+
+    def random_share(self, rng: np.random.Generator) -> float:
+        """A share of the budget for a front of every size: log-uniform, from twice the smallest schedule's."""
+        least = 2 * min(self.budget.share(*counts) for counts in self._floor)
+        return math.exp(rng.uniform(min(math.log(least), math.log(0.5)), 0))
 
     def _clip(self, width: float) -> int:
         return min(max(round(width), self.min_width), self.max_width)

@@ -315,6 +315,32 @@ def test_train_best_records_each_opening_and_prints_every_epoch(tiny):
     assert {"CARD.md", "log.csv", "model.onnx", "model.py", "weights.safetensors"} <= {p.name for p in run.iterdir()}
 
 
+def test_train_best_picks_any_trial_of_the_study(tiny):
+    winner = (tiny / "tiny" / "best" / "architecture.txt").read_text().strip()
+    table = studies.load_study("tiny")
+    other = table[(table["state"] == "COMPLETE") & (table["schedule"] != winner)].iloc[0]
+    arguments = ["train-best", "--study", "tiny", "--epochs", "1", "--backend", "torch", "--workers", "1", "--json"]
+    code, out, err = toys.nas(*arguments, "--pick", str(other["number"]))
+    assert code == 0, err
+    assert json.loads(out)["schedule"] == other["schedule"]
+    code, _, err = toys.nas(*arguments, "--pick", "999")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "has no trial 999" in err
+    code, _, err = toys.nas(*arguments, "--pick", "0", "--architecture", "4v M 6 G C")
+    assert code == 2
+    assert "without --architecture" in err
+
+
+def test_a_front_has_a_study_of_its_own(tmp_path):
+    arguments = ["search", "--max-params", "2000", "--dataset", "synthetic", "--dry-run"]
+    _, plain, _ = toys.nas(*arguments, NAS_STUDIES=str(tmp_path))
+    code, front, err = toys.nas(*arguments, "--pareto", NAS_STUDIES=str(tmp_path))
+    assert code == 0, err
+    assert "study synthetic-2000-params:" in plain
+    assert "study synthetic-2000-params-pareto:" in front
+    assert plain.splitlines()[4:] != front.splitlines()[4:]  # proposals of every size
+
+
 # --- a full run scored and trained again ------------------------------------------------------------------------------
 
 ONE_WORKER = ["--workers", "1", "--backend", "torch"]

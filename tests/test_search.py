@@ -26,7 +26,7 @@ from scipy import stats
 from nas import search
 from nas import study as studies
 from nas.architecture import KNOWN, Architecture, Conv
-from nas.errors import InfeasibleError, NasError, StorageError
+from nas.errors import InfeasibleError, NasError, StorageError, UsageError
 from nas.space import DISCARDS, SearchSpace
 
 
@@ -708,6 +708,75 @@ def test_each_seed_halves_the_finalists_down_to_two():
     first = sorted(outcome.finalists, key=lambda finalist: -finalist.scores[0])
     assert {finalist.trial for finalist in outcome.finalists[:4]} == {finalist.trial for finalist in first[:4]}
     assert outcome.finalists[0].mean >= outcome.finalists[1].mean
+
+
+# --- the front --------------------------------------------------------------------------------------------------------
+
+
+def size_pays(architecture, seed, epoch):
+    """The larger the better, with a tenth of a point of luck: every size has its place on the front."""
+    return 90 + math.log(architecture.num_params) + toys.luck(architecture, seed, epoch) / 1000
+
+
+def test_a_front_is_searched_pruned_and_raced_over_its_whole_length():
+    changes = {"cap": 8000, "trials": 50, "pareto": True, "finalists": 5, "finalist_seeds": 2}
+    study = toys.open_study("front", chosen=toys.settings(**changes))
+    pool = toys.Pool(2, score=size_pays)
+    outcome = toys.run(pool, study=study, **changes)
+    check_laws(study, 50, 8000)
+    sizes = [trial.user_attrs["num_params"] for trial in trials(study, TrialState.COMPLETE, TrialState.PRUNED)]
+    assert min(sizes) < 1500
+    assert max(sizes) > 6000
+    pruned = trials(study, TrialState.PRUNED)
+    assert pruned
+    for trial in pruned:  # by those of its size, never for being small
+        size = trial.user_attrs["num_params"]
+        peers = [
+            other.intermediate_values[2]
+            for other in trials(study, TrialState.COMPLETE)
+            if size / 2 <= other.user_attrs["num_params"] <= size * 2
+        ]
+        assert trial.intermediate_values[2] < max(peers)
+    assert [len(finalist.scores) for finalist in outcome.finalists] == [2] * 5  # no rivals: none is dropped
+    by_number = {finalist.trial: finalist for finalist in outcome.finalists}
+    front = [by_number[number] for number in outcome.reason["front"]]
+    assert outcome.finalists[0] in front
+    assert [f.num_params for f in front] == sorted(f.num_params for f in front)
+    assert [f.mean for f in front] == sorted(f.mean for f in front)
+    for finalist in outcome.finalists:
+        others = [other for other in outcome.finalists if other is not finalist]
+        dominated = any(o.num_params <= finalist.num_params and o.mean >= finalist.mean for o in others)
+        assert dominated == (finalist not in front)
+    with pytest.raises(UsageError, match="pareto"):
+        toys.open_study("front", chosen=toys.settings(cap=8000))
+
+
+def test_the_front_of_the_trials_is_that_of_the_table_and_thinned_evenly():
+    study = toys.open_study()
+    toys.run(toys.Pool(), study=study, trials=12, pruner="none", sampler="random")
+    whole = search.front(study, 100)
+    table = studies.pareto_front(studies.frame(study))
+    assert sorted(trial.number for trial in whole) == sorted(table["number"])
+    assert whole[0].value == study.best_value
+    assert len(whole) >= 3
+    assert search.front(study, 2) == [whole[0], whole[-1]]
+    assert search.front(study, 1) == [whole[0]]
+
+
+@pytest.mark.parametrize("sampler", ["evolution", "tpe", "random"])
+def test_proposals_for_a_front_are_of_every_size(sampler):
+    space, sizes = toys.space(8000), []
+    study = optuna.create_study(direction="maximize")
+    study.sampler = search.Proposer(space, seed=0, sampler=sampler, pareto=True)
+    for _ in range(30):
+        trial, architecture = search.ask(study, space)
+        sizes.append(architecture.num_params)
+        study.tell(trial, math.log(architecture.num_params))
+    assert sum(size < 2000 for size in sizes) >= 5
+    assert sum(size > 4000 for size in sizes) >= 5
+
+
+# --- what is said -----------------------------------------------------------------------------------------------------
 
 
 def test_the_view_hears_the_counts_and_the_time_left():
