@@ -1,0 +1,298 @@
+"""The table of truth: what its networks are, that no run is lost or done twice, and what its rankings say."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import toys
+
+from nas.architecture import KNOWN, Architecture
+from nas.budget import Budget
+from nas.space import SearchSpace
+from nas.train import Diverged, Recipe, train
+
+SCRIPT = Path(__file__).parent / "benchmarks" / "truth.py"
+spec = importlib.util.spec_from_file_location("truth", SCRIPT)
+assert spec is not None
+assert spec.loader is not None
+truth: Any = importlib.util.module_from_spec(spec)
+sys.modules["truth"] = truth  # its dataclasses look for their module
+spec.loader.exec_module(truth)
+
+SCHEDULES = [f"{width} {width} M {width} {width} {width} G C" for width in range(14, 20)]
+
+
+class Pool(toys.Pool):
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def row(schedule: str, fidelity: str, seed: int, last: float | None, **fields: Any) -> dict[str, Any]:
+    epochs = truth.FIDELITIES[fidelity].epochs
+    known = {"num_params": Architecture.parse(schedule).num_params, "epochs": epochs, "seconds": 10.0 * epochs}
+    scores = (
+        {}
+        if last is None
+        else {"last": last, "accuracies": " ".join([f"{last:.2f}"] * epochs), "train_loss": 100 - last}
+    )
+    return {"schedule": schedule, "fidelity": fidelity, "seed": seed, **known, **scores, **fields}
+
+
+def table(path: Path, full: Sequence[float], **briefs: Sequence[float | None]) -> pd.DataFrame:
+    """Runs of as many networks: two seeds of each full score, 0.02 apart, and seed 0 of the brief ones."""
+    for schedule, mean in zip(SCHEDULES, full, strict=True):
+        truth.append(path, row(schedule, "full", 0, mean - 0.01))
+        truth.append(path, row(schedule, "full", 1, mean + 0.01))
+    for fidelity, scores in briefs.items():
+        for schedule, score in zip(SCHEDULES, scores, strict=True):
+            truth.append(path, row(schedule, fidelity, 0, score))
+    return truth.load(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With three networks, and the real training data out of reach."""
+    pd.DataFrame({"schedule": [SCHEDULES[0], SCHEDULES[1], "8v 8v 8v M 8v 8v 8v 8v C G"]}).to_csv(
+        tmp_path / "networks.csv", index=False
+    )
+    training = toys.synthetic()
+    monkeypatch.setattr(truth, "material", lambda fraction, side, data_dir: training)
+    return tmp_path
+
+
+def fill(folder: Path, monkeypatch: pytest.MonkeyPatch, *, most: int = 10**9, score: Any = toys.luck) -> list[Any]:
+    """What `train` hands to toy pools; cut like a killed process before the row after the first `most`."""
+    pools: list[Pool] = []
+    append, written = truth.append, []
+
+    def pool(count: int, *_: Any, **__: Any) -> Pool:
+        pools.append(Pool(count, score=score))
+        return pools[-1]
+
+    def counted(path: Path, fields: dict[str, Any]) -> None:
+        if len(written) == most:
+            raise KeyboardInterrupt
+        append(path, fields)
+        written.append(fields)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(truth, "Pool", pool)
+        patch.setattr(truth, "append", counted)
+        try:
+            truth.train_command(workers=2, device="cpu", folder=folder)
+        except KeyboardInterrupt:
+            assert most < 10**9
+    return [job for each in pools for job in each.trained]
+
+
+def keys(runs: pd.DataFrame) -> list[tuple[str, str, int]]:
+    return list(zip(runs["schedule"], runs["fidelity"], runs["seed"], strict=True))
+
+
+# --- the networks -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["drawn", "committed"])
+def test_the_networks_are_many_feasible_and_mostly_near_the_cap(source):
+    networks = truth.draw(72, 0) if source == "drawn" else pd.read_csv(truth.FOLDER / "networks.csv")
+    sizes = networks["num_params"]
+    assert len(networks) >= 60
+    assert networks["schedule"].is_unique
+    assert sizes.between(6000, 8000).sum() >= 40
+    assert (sizes.min() <= 1000, sizes.max() > 9000) == (True, True)
+    assert all(sizes.between(low, high).any() for low, high in ((1000, 2000), (2000, 4000), (4000, 6000)))
+    assert networks["macs"].max() <= 2_200_000
+    assert {known.text for known in KNOWN} <= set(networks["schedule"])
+    for network in networks.itertuples():
+        architecture = Architecture.parse(network.schedule)
+        counts = (architecture.num_params, architecture.macs, architecture.depth)
+        assert counts == (network.num_params, network.macs, network.depth)
+        space = SearchSpace(budget=Budget(max_params=architecture.num_params if network.num_params > 8000 else 8000))
+        assert network.num_params < 2000 or space.encode(architecture) is not None
+    texts = networks["schedule"]
+    kinds = {"separable": " s", "strided": "/2", "padded": "r ", "stages": "M .*M", "residual": r"\+", "dense": "bn C"}
+    assert all(texts.str.contains(pattern).sum() >= 3 for pattern in kinds.values())
+    assert set(networks["depth"]) >= {5, 6, 7, 8}
+
+
+def test_the_draw_is_the_same_for_the_same_seed():
+    first = truth.draw(30, 3)
+    pd.testing.assert_frame_equal(first, truth.draw(30, 3))
+    pd.testing.assert_frame_equal(first, truth.draw(40, 3)[:30])
+    assert set(first["schedule"]) != set(truth.draw(30, 4)["schedule"])
+
+
+# --- the runs ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_runs_are_those_that_a_short_table_needs():
+    tasks = truth.plan(["a", "b"], truth.load(Path("none")))
+    assert tasks[:6] == [("a", "e3", 0), ("a", "full", 0), ("b", "e3", 0), ("b", "full", 0), ("a", "full", 1),
+                         ("b", "full", 1)]  # fmt: skip
+    assert len(tasks) == len(set(tasks)) == 2 * 7 * 2
+
+
+def test_training_fills_the_table_and_then_does_nothing(folder, monkeypatch):
+    trained = fill(folder, monkeypatch)
+    runs = truth.load(folder / "runs.csv")
+    # Two seeds of seven fidelities, five of the full one; the last network has no map left at small3.
+    assert len(trained) == len(runs) == len(set(keys(runs))) == 3 * (2 * 7 + 3) - 2
+    full = runs[(runs["fidelity"] == "full") & (runs["seed"] == 1)].iloc[0]
+    scores = [toys.luck(Architecture.parse(full["schedule"]), 1, epoch) for epoch in range(1, 16)]
+    assert full["last"] == pytest.approx(sum(scores[-5:]) / 5, abs=1e-3)
+    assert [float(each) for each in full["accuracies"].split()] == pytest.approx(scores, abs=0.006)
+    brief = runs[runs["fidelity"] == "e3"].iloc[0]
+    assert brief["last"] == brief["final"] == float(brief["accuracies"].split()[-1])
+    before = (folder / "runs.csv").read_bytes()
+    assert fill(folder, monkeypatch) == []
+    assert (folder / "runs.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("most", [0, 1, 7, 40])
+def test_what_was_interrupted_is_all_that_is_done_again(folder, monkeypatch, most):
+    fill(folder, monkeypatch, most=most)
+    before = truth.load(folder / "runs.csv")
+    assert len(before) == most
+    again = fill(folder, monkeypatch)
+    runs = truth.load(folder / "runs.csv")
+    assert len(again) == len(runs) - most
+    assert len(set(keys(runs))) == len(runs) == 49
+    pd.testing.assert_frame_equal(runs[:most], before, check_dtype=False)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 200, -40, -1])
+def test_a_torn_last_line_is_dropped_with_a_word_and_done_again(folder, monkeypatch, capsys, kept):
+    fill(folder, monkeypatch)
+    path = folder / "runs.csv"
+    whole = path.read_bytes()
+    lost = len(whole[:kept].splitlines()[1:]) - (kept != 0 and not whole[:kept].endswith(b"\n"))
+    path.write_bytes(whole[:kept])
+    runs = truth.load(path)
+    assert ("cut short" in capsys.readouterr().err) == (kept != 0)
+    assert len(runs) == max(0, lost)
+    fill(folder, monkeypatch)
+    assert sorted(keys(truth.load(path))) == sorted(keys(pd.read_csv(path)))
+    assert sorted(path.read_bytes().splitlines()) == sorted(whole.splitlines())
+
+
+def test_no_run_begins_after_the_time(folder, monkeypatch):
+    monkeypatch.setattr(truth, "Pool", lambda *_, **__: pytest.fail("a pool was made"))
+    truth.train_command(workers=1, device="cpu", minutes=0, folder=folder)
+    assert not (folder / "runs.csv").exists()
+
+
+def test_a_run_that_diverged_has_its_reason_and_no_scores(folder, monkeypatch):
+    def score(architecture: Architecture, seed: int, epoch: int) -> float:
+        if (str(architecture), seed) == (SCHEDULES[0], 0):
+            raise Diverged("the loss is nan in epoch 1: drop this network, or\nnot")
+        return toys.luck(architecture, seed, epoch)
+
+    fill(folder, monkeypatch, score=score)
+    runs = truth.load(folder / "runs.csv")
+    lost = runs[runs["reason"].notna()]
+    assert {(schedule, seed) for schedule, _, seed in keys(lost)} == {(SCHEDULES[0], 0)}
+    assert lost[["last", "final", "accuracies", "seconds"]].isna().all(axis=None)
+    assert fill(folder, monkeypatch) == []
+
+
+def test_a_failure_of_the_machine_is_no_run(folder, monkeypatch):
+    def score(architecture: Architecture, seed: int, epoch: int) -> float:
+        raise Diverged("the worker died (exit code -9; out of memory?)")
+
+    with pytest.raises(SystemExit, match="the worker died"):
+        fill(folder, monkeypatch, score=score)
+    assert truth.load(folder / "runs.csv").empty
+
+
+def test_training_says_of_a_diverged_run_what_the_table_looks_for():
+    training = dataclasses.replace(toys.part(toys.synthetic(), 256), std=(math.nan,))
+    architecture = Architecture.parse("4 M 4 G C", input_shape=(1, 16, 16), num_classes=4)
+    with pytest.raises(Diverged, match=f"^{truth.DIVERGED}"):
+        train(architecture, training, training.validation, Recipe(epochs=1), backend="torch")
+
+
+def test_the_images_of_a_fidelity(mnist_dir):
+    half, small = truth.material(0.5, 28, mnist_dir), truth.material(1.0, 22, mnist_dir)
+    assert half.train.images.shape == (25_000, 1, 28, 28)
+    assert small.train.images.shape == (50_000, 1, 22, 22)
+    assert small.validation.images.shape == (10_000, 1, 22, 22)
+    assert small.dataset.input_shape == (1, 22, 22)
+    assert float(small.train.images.float().mean()) / 255 == pytest.approx(small.mean[0], abs=0.002)
+
+
+# --- what the table says ----------------------------------------------------------------------------------------------
+
+
+def test_correlation_of_a_known_table(tmp_path):
+    full = [99.0, 99.1, 99.2, 99.3, 99.4, 99.5]
+    runs = table(tmp_path / "runs.csv", full, e1=full[::-1], e3=[x - 1 for x in full], e2=[98, 99, 97, None, 99.3, 96])
+    rows = {row["name"]: row for row in truth.standings(runs)}
+    assert (rows["e3"]["spearman"], rows["e3"]["kendall"]) == pytest.approx((1, 1))
+    assert (rows["e1"]["spearman"], rows["e1"]["kendall"]) == pytest.approx((-1, -1))
+    assert (rows["e3"]["low"], rows["e3"]["high"]) == pytest.approx((1, 1))
+    assert rows["e2"]["n"] == 6
+    assert rows["e2"]["spearman"] == pytest.approx(1 - 6 * 44 / (6 * 35))  # ranks 4 5 3 1 6 2: what diverged is last
+    assert rows["epoch 1 of 15"]["spearman"] == rows["num_params"]["spearman"] == pytest.approx(1)
+    assert rows["epoch 2 of 15"]["seconds"] == pytest.approx(2 * 150 / 15)
+    assert rows["e3"]["seconds"] == 30
+
+
+def test_regret_of_a_known_table(tmp_path):
+    full = [99.5, 99.1, 99.2, 99.3, 99.4, 99.0]
+    runs = table(tmp_path / "runs.csv", full, e1=[95, 96, 97, 98, 94, 99])
+    (rows,) = [row for row in truth.standings(runs) if row["name"] == "e1"]
+    assert rows["tops"] == pytest.approx([0.5, 0.2, 0.0])
+
+
+def test_reliability_and_the_spread_of_seeds(tmp_path):
+    runs = table(tmp_path / "runs.csv", [99.0, 99.1, 99.2, 99.3, 99.4, 99.5])
+    assert truth.reliability(runs) == pytest.approx((1, 1, 6))
+    assert truth.seed_sd(runs) == pytest.approx(0.02 / math.sqrt(2))
+    runs.loc[runs["seed"] == 1, "last"] = [99.1, 99.0, 99.3, 99.2, 99.5, 99.4]  # neighbours change places
+    half = 1 - 6 * 6 / (6 * 35)
+    assert truth.reliability(runs) == pytest.approx((half, 2 * half / (1 + half), 6))
+
+
+def test_replays_of_a_known_table(tmp_path):
+    full = [99.0, 99.1, 99.2, 99.3, 99.4, 99.5]
+    runs = table(tmp_path / "runs.csv", full, e3=full[::-1])
+    drawn, rows = truth.replayed(runs, fidelity="e3", trials=6, times=50)
+    regret = {name: (mean, error, cost) for name, mean, error, cost in rows}
+    assert drawn == 6
+    assert regret["best brief alone"] == pytest.approx((0.5, 0, 18))
+    assert regret["12 finalists x 1 seed"] == pytest.approx((0, 0, 18 + 6 * 8), abs=1e-9)
+    assert regret["4 finalists x 3 seeds"] == pytest.approx((0.2, 0, 18 + 12 * 8))  # the best two were never trained
+    assert regret["8, 4, 2 halving"] == pytest.approx((0, 0, 18 + 12 * 8), abs=1e-9)
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_the_commands_print_and_draw(tmp_path, capsys, suffix):
+    table(tmp_path / "runs.csv", [99.0, 99.1, 99.2, 99.3, 99.4, 99.5], e3=[98.0, 98.1, 98.2, 98.3, 98.4, 98.5])
+    picture = tmp_path / f"plot.{suffix}"
+    truth.rank_command(picture=picture, folder=tmp_path)
+    truth.replay_command(times=10, folder=tmp_path)
+    shown = capsys.readouterr().out
+    assert "all networks" in shown
+    assert "epoch 5 of 15" in shown
+    assert "best brief alone" in shown
+    first = picture.read_bytes()
+    assert len(first) > 1000
+    truth.rank_command(picture=picture, folder=tmp_path)
+    assert picture.read_bytes() == first
+
+
+def test_too_little_to_compare_is_said(tmp_path):
+    truth.append(tmp_path / "runs.csv", row(SCHEDULES[0], "full", 0, 99.0))
+    with pytest.raises(SystemExit, match="full run: 1, and a comparison needs 3"):
+        truth.rank_command(folder=tmp_path)
