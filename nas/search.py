@@ -431,6 +431,7 @@ def _race(
     recipe = dataclasses.replace(settings.recipe, epochs=settings.finalist_epochs)
     progress.phase, progress.best, progress.done_before = "finalists", None, None
     by_number = {trial.number: trial for trial in candidates}
+    planned = sum(_places(len(candidates), turn, settings) for turn in range(settings.finalist_seeds))
     running: dict[int, Trial] = {}
     try:
         while True:
@@ -439,7 +440,7 @@ def _race(
                     _give_up(second, stale, "its process ended before it did", again=False)
             waiting = _due(second, candidates, settings)
             progress.done = _scored(second)
-            progress.total = progress.done + len(waiting)
+            progress.total = max(planned, progress.done + len(waiting))
             _estimate(progress, deadline)
             for number, seed in waiting:
                 if pool.idle is None or _past(deadline):
@@ -563,11 +564,16 @@ def _due(second: Study, candidates: list[FrozenTrial], settings: Settings) -> li
             continue
         so_far = {number: [scores[number][each] for each in seeds[: turn + 1]] for number in live}
         live = sorted(live, key=lambda number: -statistics.fmean(so_far[number]))  # of equals, the better brief trial
-        live = live[: max(2, math.ceil(len(candidates) / 2 ** (turn + 1)))]
+        live = live[: _places(len(candidates), turn + 1, settings)]
         live = [number for number in live if number not in behind(so_far)]
         if len(live) == 1 < len(candidates):
             break  # clearly ahead
     return []
+
+
+def _places(candidates: int, turn: int, settings: Settings) -> int:
+    """How many of the candidates are trained with the seed of a turn, at most: half of those before, two at least."""
+    return candidates if settings.pareto else min(candidates, max(2, math.ceil(candidates / 2**turn)))
 
 
 def pooled_sd(scores: list[list[float]]) -> tuple[float | None, int]:
