@@ -1,0 +1,220 @@
+"""Wall-clock to a network over a validation threshold under a cap: `nas search` and its winner, or a plain script.
+
+    python tests/benchmarks/end_to_end.py                 # 3 repeats; hours, most of them the plain script's
+    python tests/benchmarks/end_to_end.py --table         # what the record holds so far
+
+* Ours is `nas search --max-params 8000 --seed S`, started as a user starts it, and then its winner trained with the
+  final recipe for 15 epochs, seed S, on the search's training split (50,000 images of MNIST), scored on its validation
+  split (10,000). While that is under the threshold, the search goes on with 20 more trials and a new winner is trained;
+  a winner seen before is not trained again, as other seeds would only be other luck. All of it counts: starting,
+  loading, and compiling the kernels where they are not in the cache.
+* Plain is plain_search.py, beside this file: same cap, threshold, seed, training and validation images. It is stopped
+  at 10 times our seconds of the same repeat, and then is censored: its ratio is at least 10. Its seconds are its own,
+  without Python's imports.
+* Both read last-5, the mean validation accuracy over the last 5 of 15 epochs. The threshold is fixed beforehand: 99.45
+  stands for a last-5 of 99.5 on the test split after training on all 60,000 images, of which the search's split leaves
+  five sixths. The test split is not opened.
+* The sides take turns, repeat by repeat, never at once. Timing wants a quiet machine and all its cores: nothing else
+  running, no power saving, OMP_NUM_THREADS and the like unset (they are taken out for what is started here).
+* A finished half of a repeat is in the record at once, and not done again. A half of ours that was cut starts anew, in
+  an empty folder, so that its time is whole; one of plain goes on from its last finished trial. The studies lie beside
+  the record, in a folder of its name and `-studies`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nas import data
+from nas import study as studies
+from nas.errors import NasError
+from nas.export import read_winner, write_atomic
+from nas.run import LAST
+from nas.search import Settings
+from nas.train import Recipe, train
+
+HERE = Path(__file__).resolve().parent
+RECORD = HERE.parents[1] / "studies" / "end-to-end.json"
+STUDY = "search"
+NAS = ["-c", "from nas.cli import main; main()"]
+
+progress = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    max_params: int = 8000
+    threshold: float = 99.45  # percent of the validation split
+    more: int = 20  # trials that a search goes on with
+    most: int = 400  # trials after which ours gives up
+    times: float = 10.0  # of our seconds, for the plain script
+
+
+# --- the two sides ----------------------------------------------------------------------------------------------------
+
+
+def run_ours(seed: int, options: Options, folder: Path) -> dict[str, Any]:
+    """Search and train until a winner is over the threshold: seconds, and what every round came to."""
+    studies_dir = folder / f"ours-{seed}"
+    shutil.rmtree(studies_dir, ignore_errors=True)
+    began = time.perf_counter()
+    training = data.training_data(data.resolve("mnist", data_dir=None), data_dir=None)
+    assert training.validation is not None
+    rounds: list[dict[str, Any]] = []
+    for trials in range(Settings.trials, options.most + 1, options.more):
+        search = ["search", "--max-params", str(options.max_params), "--seed", str(seed), "--trials", str(trials)]
+        start([*NAS, *search, "--study", STUDY, "--quiet"], NAS_STUDIES=str(studies_dir))
+        winner = read_winner(studies_dir / STUDY / "best")
+        schedule = str(winner.architecture)
+        row = {"trials": trials, "schedule": schedule, "num_params": winner.architecture.num_params}
+        row["searched"] = time.perf_counter() - began
+        known = next((other["last5"] for other in rounds if other["schedule"] == schedule), None)
+        if known is None:
+            recipe = Recipe.from_dict(winner.recipe)
+            known = train(winner.architecture, training, training.validation, recipe, seed=seed).last(LAST)
+        rounds.append({**row, "last5": known, "trained": time.perf_counter() - began})
+        progress.print(f"seed {seed}  ours   {trials:>4} trials  {known:.3f} %  {schedule}")
+        if known >= options.threshold:
+            break
+    seconds = time.perf_counter() - began
+    return {"reached": rounds[-1]["last5"] >= options.threshold, "seconds": seconds, "rounds": rounds}
+
+
+def run_plain(seed: int, seconds: float, options: Options, folder: Path) -> dict[str, Any]:
+    """The plain script until it is over the threshold, or `seconds` are over: its last line."""
+    indices = folder / "validation.txt"
+    write_atomic(indices, "\n".join(map(str, held_out())) + "\n")
+    arguments = {
+        "max-params": options.max_params, "threshold": options.threshold, "timeout": seconds, "seed": seed,
+        "storage": f"sqlite:///{folder / f'plain-{seed}.db'}", "validation": indices, "data-dir": data.locate(None),
+    }  # fmt: skip
+    said = start([str(HERE / "plain_search.py"), *(f"--{name}={value}" for name, value in arguments.items())])
+    found: dict[str, Any] = json.loads(said.splitlines()[-1])
+    return found
+
+
+def start(arguments: list[str], **environment: str) -> str:
+    """Run Python in a process with threads as each program chooses; its standard output. Exits where it fails."""
+    inherited = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    done = subprocess.run([sys.executable, *arguments], env=inherited | environment, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"'{shlex.join(arguments)}' left with {done.returncode}; the finished halves are kept")
+    return done.stdout
+
+
+def held_out() -> list[int]:
+    """Where the search's validation images are in the training set as it is published."""
+    mnist = data.resolve("mnist", data_dir=None)
+    whole = data.training_data(mnist, data_dir=None, validation=None).train
+    split = data.training_data(mnist, data_dir=None).validation
+    assert split is not None
+    places = {image.numpy().tobytes(): place for place, image in enumerate(whole.images)}
+    return [places[image.numpy().tobytes()] for image in split.images]
+
+
+# --- the record -------------------------------------------------------------------------------------------------------
+
+
+def load(path: Path, options: Options) -> dict[str, Any]:
+    """The record, or a new one; exits where it was made with other options."""
+    if not path.exists():
+        machine = studies.environment("cpu") | {"command": shlex.join(sys.argv)}
+        return {"options": asdict(options), "machine": machine, "repeats": {}}
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for key, value in asdict(options).items():
+        if record["options"].get(key) != value:
+            raise SystemExit(f"{path} was made with {key} = {record['options'].get(key)}, not {value}: name another")
+    return record
+
+
+def compare(path: Path, options: Options, repeats: int) -> dict[str, Any]:
+    """Run what the record lacks of all repeats, and add each half as soon as it is done."""
+    record = load(path, options)
+    folder = path.resolve().with_name(f"{path.stem}-studies")
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in range(repeats):
+        halves = record["repeats"].setdefault(str(seed), {})
+        for side in ("ours", "plain"):
+            if side in halves:
+                continue
+            load_before = os.getloadavg()[0]
+            if side == "ours":
+                half = run_ours(seed, options, folder)
+            else:
+                half = run_plain(seed, options.times * halves["ours"]["seconds"], options, folder)
+            halves[side] = {**half, "load_before": load_before}
+            write_atomic(path, json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def ratio(halves: dict[str, Any]) -> str:
+    """Plain seconds to ours; a side that did not reach the threshold bounds it from the other's side."""
+    if len(halves) < 2:
+        return ""
+    ours, plain = halves["ours"], halves["plain"]
+    if not ours["reached"]:
+        return "neither" if not plain["reached"] else f"<= {plain['seconds'] / ours['seconds']:.1f}"
+    return f"{'' if plain['reached'] else '>= '}{plain['seconds'] / ours['seconds']:.1f}"
+
+
+def table(record: dict[str, Any]) -> Table:
+    options, machine = record["options"], record["machine"]
+    shown = Table(
+        title=f"Minutes to a network of at most {options['max_params']:,} parameters with a last-5 of "
+        f"{options['threshold']} % on the validation split of MNIST",
+        caption=f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}, {machine['time']}; a "
+        f"plain run is stopped at {options['times']:g} times ours",
+    )
+    for heading in ("seed", "ours, min", "last-5", "trials", "plain, min", "last-5", "trials", "trained", "ratio"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for seed, halves in record["repeats"].items():
+        cells = [seed]
+        if ours := halves.get("ours"):
+            last = ours["rounds"][-1]
+            cells += [_minutes(ours), f"{last['last5']:.3f}", str(last["trials"])]
+        if plain := halves.get("plain"):
+            last5 = f"{plain['best']['last5']:.3f}" if plain["best"] else "none"
+            count = sum(plain["trials"].values())
+            cells += [_minutes(plain), last5, str(count), str(plain["trained"]), ratio(halves)]
+        shown.add_row(*cells)
+    return shown
+
+
+def _minutes(half: dict[str, Any]) -> str:
+    return f"{half['seconds'] / 60:.1f}" + ("" if half["reached"] else ", not reached")
+
+
+def main(
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats, with the seeds 0, 1, ...")] = 3,
+    record: Annotated[Path, typer.Option(help="The JSON file that keeps what is done.")] = RECORD,
+    threshold: Annotated[float, typer.Option(help="Last-5 validation accuracy in percent.")] = Options.threshold,
+    max_params: Annotated[int, typer.Option(min=1, help="The cap.")] = Options.max_params,
+    times: Annotated[float, typer.Option(help="The plain script's limit, in our times.")] = Options.times,
+    only_table: Annotated[bool, typer.Option("--table", help="Run nothing; show the record.")] = False,
+) -> None:
+    """Compare `nas search` with the plain script, end to end; resumes from its record."""
+    options = Options(threshold=threshold, max_params=max_params, times=times)
+    if not only_table and os.getloadavg()[0] > 0.5:
+        progress.print("the machine is not quiet: the figures will not be good", style="yellow")
+    try:
+        done = json.loads(record.read_text(encoding="utf-8")) if only_table else compare(record, options, repeats)
+    except (NasError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from None
+    Console(width=None if sys.stdout.isatty() else 160).print(table(done))
+
+
+if __name__ == "__main__":
+    typer.run(main)
