@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nas.run import Evaluation, FullRun, Plan
     from nas.search import Outcome, Settings
     from nas.space import SearchSpace
+    from nas.train import Recipe
 
 TARGET_MISSED, DISAGREES, INTERRUPTED = 1, 1, 130
 PIPE_WIDTH = 240
@@ -173,6 +174,75 @@ def search(
         raise typer.Exit(TARGET_MISSED)
 
 
+@app.command(epilog="Example: nas tune --architecture '8vr 9vr 10vr M 12vr 16vr 20vr C G' --timeout 2h")
+def tune(
+    architecture: Annotated[str | None, typer.Option(help="The network; a study's winner unless said.")] = None,
+    study: Annotated[str | None, typer.Option("--study", help="Whose winner; the latest study's unless said.")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Recipes in total, those of a resumed study included.")] = 24,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of a recipe that is not behind; the same for all.")] = 4,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of every training; 15 unless said.")] = None,
+    timeout: Annotated[str | None, typer.Option(help="Limit for everything: 90s, 20m, 2h.")] = None,
+    workers: Workers = None,
+    seed: Seed = 0,
+    name: Annotated[str | None, typer.Option(help="Its study; from data set and network unless said.")] = None,
+    dataset: DatasetName = None,
+    data_dir: DataDir = None,
+    device: Device = "auto",
+    backend: BackendName = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find the best training recipe for one network: batch, rate, decay, average and augmentation, over several seeds.
+
+    Run the same command again to resume. Only training and validation images are used, and the default recipe stays
+    unless another is better beyond chance.
+    """
+    began = time.monotonic()
+    limit = None if timeout is None else _seconds(timeout)
+    if architecture is not None and study is not None:
+        raise UsageError("--study names the network by its winner: give it without --architecture")
+
+    from nas import data, report
+    from nas import study as studies
+    from nas import tune as tuning
+    from nas.train import Recipe, choose_device
+    from nas.workers import Pool
+
+    console = _console()
+    device = choose_device(device)
+    plan, found = _plan(study, architecture, None, None, dataset, data_dir, console)
+    settings = tuning.Settings(
+        architecture=plan.architecture, dataset=found.name, recipe=Recipe(epochs=epochs or 15 * found.epoch_factor),
+        trials=trials, num_seeds=seeds, seed=seed, timeout=limit, target=plan.target,
+    )  # fmt: skip
+    chosen = plan.architecture
+    name = name or f"tune-{found.name}-{chosen.num_params}-{studies.digest(str(chosen))}"
+    training = data.training_data(found, data_dir=data_dir)
+    assert training.validation is not None
+    _warn(training, console)
+    record = _record(found, training, device) | {"target": plan.target, "num_validation": len(training.validation)}
+    opened = studies.create(name, None, settings.shared(training.hash), record)
+    count = workers or _default_workers(device)
+    with (
+        Pool(count, training, training.validation, device=device, backend=backend) as pool,
+        report.LiveView(console, quiet=quiet) as view,
+    ):
+        reason = tuning.run(opened, settings, pool, view, record, began=began)
+    folder = studies.folder(name) / "best"
+    if as_json:
+        print(json.dumps({**reason, "folder": str(folder)}, indent=1))
+        return
+    out = _console(stdout=True)
+    out.print(report.recipes(reason))
+    cut = "; the time limit cut it short: run it again to go on" if reason["cut"] else ""
+    out.print(
+        f"{report.duration(time.monotonic() - began)}{cut}\n\nrecipe  {folder / 'recipe.json'}\n"
+        f"next    nas train-best --study {name} --seeds 3\n"
+        f"        nas train-best --architecture SCHEDULE --recipe {folder / 'recipe.json'}",
+        soft_wrap=True,
+    )
+
+
 @app.command("train-best", epilog="Example: nas train-best --seeds 3")
 def train_best(
     study: StudyName = None,
@@ -187,8 +257,14 @@ def train_best(
     reference: Annotated[
         str | None, typer.Option(help="Train a committed winner again, such as 8k: studies/reference-8000.")
     ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recipe.json, such as nas tune leaves, instead of the winner's.")
+    ] = None,
     dataset: DatasetName = None,
     data_dir: DataDir = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="A larger network to learn from as well: auto, none, or its schedule.")
+    ] = None,
     target: Annotated[float | None, typer.Option(help="Accuracy in percent to hold; 99.4 for mnist.")] = None,
     workers: Workers = None,
     device: Device = "auto",
@@ -209,8 +285,12 @@ def train_best(
 
     console = _console()
     device = choose_device(device)
+    if recipe is not None and reference is not None:
+        raise UsageError("--reference names the recipe too: give it without --recipe")
+    read = None if recipe is None else _read_recipe(recipe)
     plan, found = _plan(study, architecture, pick, reference, dataset, data_dir, console)
-    plan = _changed(plan, epochs=epochs, seeds=seeds, target=target)
+    plan = _changed(plan, recipe=read, epochs=epochs, seeds=seeds, target=target)
+    plan = running.with_teacher(plan, teacher)
     chosen = plan.architecture
     training = data.training_data(found, data_dir=data_dir, validation=None)
     _warn(training, console)
@@ -224,6 +304,10 @@ def train_best(
     threads = max(1, _cores() // count) if device == "cpu" else 1
     if not as_json:
         print(f"{chosen}\n{chosen.num_params:,} parameters, {chosen.macs:,} MACs, {found.title}, {device}", flush=True)
+        if plan.recipe.teacher is not None:
+            print(
+                f"learns from {plan.recipe.teacher} as well, trained first where it is not kept (--teacher none: not)"
+            )
     with (
         Pool(count, training, test, device=device, backend=backend, threads=threads) as pool,
         report.RunView(console, plan.recipe.epochs, plan.seeds, quiet=quiet or as_json) as view,
@@ -302,6 +386,11 @@ def show(
         )
     if notice := opened.user_attrs.get("notice"):
         console.print(f"[yellow]{notice}[/yellow]\n")
+    if "architecture" in opened.user_attrs.get(studies.SETTINGS, {}):
+        from nas.tune import standing
+
+        console.print(report.recipes(standing(opened), top=top))
+        return
     complete = table[table["state"] == "COMPLETE"].sort_values("value", ascending=False)
     denominators = f"validation accuracy in percent, {_epochs_of(opened)} epochs, seed as recorded, n = 1"
     console.print(report.trials(complete.head(top), title=f"{opened.study_name}: best trials, {denominators}"))
@@ -497,8 +586,24 @@ def _plan(
     return plan, found
 
 
-def _changed(plan: Plan, *, epochs: int | None, seeds: int | None, target: float | None) -> Plan:
+def _read_recipe(path: Path) -> Recipe:
+    """The recipe of a JSON file; raises `UsageError` where it is none."""
+    from nas.train import Recipe
+
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        cause = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"--recipe {path} cannot be read ({cause}): give a recipe.json that nas wrote") from error
+    if not isinstance(fields, dict):
+        raise UsageError(f"--recipe {path} holds no recipe but {str(fields)[:40]!r}: give a recipe.json that nas wrote")
+    return Recipe.from_dict(fields)
+
+
+def _changed(plan: Plan, *, recipe: Recipe | None, epochs: int | None, seeds: int | None, target: float | None) -> Plan:
     """The plan with what the command line says otherwise."""
+    if recipe is not None:
+        plan = dataclasses.replace(plan, recipe=recipe)
     if epochs is not None:
         plan = dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, epochs=epochs))
     if seeds is not None:

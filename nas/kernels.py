@@ -911,9 +911,13 @@ def _backward_global_pool(s: Any) -> None:
 
 @compiled
 def _cross_entropy(
-    address: int, classes: int, batch: int, lanes: int, labels: Any, smoothing: float
-) -> tuple[float, int]:
-    """Mean loss and number correct; the logits (classes, lanes) become their gradient, zero beyond the batch."""
+    address: int, classes: int, batch: int, lanes: int, labels: Any, smoothing: float, soft: Any, share: float,
+    temperature: float,
+) -> tuple[float, int]:  # fmt: skip
+    """Mean loss and number correct; the logits (classes, lanes) become their gradient, zero beyond the batch.
+
+    With soft targets, the gradient is `1 - share` of that, and `share` of that of the divergence from them.
+    """
     logits = _floats(address, classes * lanes)
     loss, correct = 0.0, 0
     for n in range(batch):
@@ -924,22 +928,30 @@ def _cross_entropy(
                 best = c
         correct += best == label
         peak = float(logits[best * lanes + n])
-        total, mean = 0.0, 0.0
+        total, mean, soft_total = 0.0, 0.0, 0.0
         for c in range(classes):
             total += math.exp(logits[c * lanes + n] - peak)
             mean += logits[c * lanes + n] / classes
+            if len(soft):
+                soft_total += math.exp((logits[c * lanes + n] - peak) / temperature)
         log_total = math.log(total) + peak
         loss += log_total - (1 - smoothing) * logits[label * lanes + n] - smoothing * mean
         for c in range(classes):
             target = smoothing / classes + (1 - smoothing if c == label else 0.0)
-            logits[c * lanes + n] = (math.exp(logits[c * lanes + n] - log_total) - target) / batch
+            slope = math.exp(logits[c * lanes + n] - log_total) - target
+            if len(soft):
+                likely = math.exp((logits[c * lanes + n] - peak) / temperature) / soft_total
+                slope = (1 - share) * slope + share * temperature * (likely - soft[n, c])
+            logits[c * lanes + n] = slope / batch
     for c in range(classes):
         logits[c * lanes + batch : (c + 1) * lanes] = 0
     return loss / batch, correct
 
 
 @entry
-def _run(stages: Any, training: bool, labels: Any, smoothing: float) -> tuple[float, int]:
+def _run(
+    stages: Any, training: bool, labels: Any, smoothing: float, soft: Any, share: float, temperature: float
+) -> tuple[float, int]:
     """The tape forward; in training the loss, the number correct and the tape back to the first convolution."""
     for k in range(len(stages)):
         s = stages[k]
@@ -952,7 +964,9 @@ def _run(stages: Any, training: bool, labels: Any, smoothing: float) -> tuple[fl
     if not training:
         return 0.0, 0
     last = stages[len(stages) - 1]
-    loss, correct = _cross_entropy(last.y, last.c_out, last.batch, last.lanes, labels, smoothing)
+    loss, correct = _cross_entropy(
+        last.y, last.c_out, last.batch, last.lanes, labels, smoothing, soft, share, temperature
+    )
     for k in range(len(stages) - 1, -1, -1):
         s = stages[k]
         if s.kind == MAX_POOL:
@@ -1079,6 +1093,9 @@ def _prepare(images: Tensor, index: Tensor, mean: Channels, std: Channels) -> tu
 EVALUATION_BATCH = 128
 """Images evaluated at a time before any training batch has set another size."""
 
+_NOTHING = np.empty((0, 0), np.float32)
+"""No soft targets."""
+
 Fields = dict[str, int | float]
 
 
@@ -1175,12 +1192,17 @@ class Network:
         self._stages: list[Fields] = []
         self._plans: dict[int, _Plan] = {}
 
-    def step(self, images: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> tuple[float, int]:
+    def step(
+        self, images: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, soft: Tensor | None = None,
+        soft_share: float = 0.0, temperature: float = 1.0,
+    ) -> tuple[float, int]:  # fmt: skip
         """One training step without the optimizer's: mean cross-entropy and the number of correct predictions.
 
         `images` (C, H, W, N) float32, `labels` (N,) int64. Every parameter's `.grad` is overwritten; running statistics
-        follow torch's. Raises `ValueError` on other shapes or labels, and on a batch whose statistics torch refuses:
-        one value a channel.
+        follow torch's. With `soft` (N, num_classes) float32, another network's probabilities at the temperature T, the
+        gradient is that of (1 - soft_share) cross-entropy + soft_share T^2 KL(soft || softmax(logits / T)) (Hinton,
+        Vinyals and Dean, 2015); the loss returned stays the cross-entropy. Raises `ValueError` on other shapes or
+        labels, and on a batch whose statistics torch refuses: one value a channel.
         """
         self._check(images)
         batch = images.shape[3]
@@ -1189,12 +1211,17 @@ class Network:
         if not shaped or targets.min() < 0 or targets.max() >= self._classes:
             given = f"{tuple(labels.shape)} {labels.dtype}"
             raise ValueError(f"labels are ({batch},) int64 in 0..{self._classes - 1}, not {given}")
+        if soft is not None and (soft.shape != (batch, self._classes) or soft.dtype != torch.float32):
+            raise ValueError(f"soft is ({batch}, {self._classes}) float32, not {tuple(soft.shape)} {soft.dtype}")
         plan = self._plan(batch)
         if batch == 1 and any(f.get("norm") and f["h"] * f["w"] == 1 for f in self._stages):
             raise ValueError("batch norm needs more than one value a channel: train this network on two images or more")
         torch.set_flush_denormal(True)
         plan.read(images)
-        loss, correct = _run(plan.records, True, targets, float(label_smoothing))
+        lesson = _NOTHING if soft is None else soft.contiguous().numpy()
+        loss, correct = _run(
+            plan.records, True, targets, float(label_smoothing), lesson, float(soft_share), float(temperature)
+        )
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
             parameter.grad = gradient
         return loss, correct
@@ -1209,7 +1236,7 @@ class Network:
         for start in range(0, count, plan.lanes):
             chunk = images[..., start : start + plan.lanes]
             plan.read(chunk)
-            _run(plan.records, False, unlabelled, 0.0)
+            _run(plan.records, False, unlabelled, 0.0, _NOTHING, 0.0, 1.0)
             out[:, start : start + plan.lanes] = plan.logits.view(self._classes, plan.lanes)[:, : chunk.shape[3]]
         return out.t().contiguous()
 

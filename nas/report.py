@@ -160,6 +160,35 @@ def finalists(reason: Mapping[str, Any]) -> RenderableType:
     )
 
 
+def recipes(reason: Mapping[str, Any], *, top: int = 8) -> RenderableType:
+    """The best recipes of a recipe study's `reason.json` beside the default one, which is its trial 0."""
+    numbers = ("trial", "mean", "sd", "n", "difference", "interval")
+    names = ("batch", "rate", "warm-up", "decay", "average", "smoothing", "augment")
+    table = plain(
+        ("", *numbers, *names),
+        title=f"Recipes for {reason['schedule']} ({reason['num_params']:,} parameters): {reason['score']}, "
+        f"{reason['epochs']} epochs, validation split",
+        right=(*numbers, *names),
+    )
+    shown = [row for place, row in enumerate(reason["recipes"]) if place < top or row["trial"] == 0 or row["kept"]]
+    for row in shown:
+        recipe, first = row["recipe"], "default" if row["trial"] == 0 else row["state"].replace("complete", "")
+        interval = "" if row["interval"] is None else "{:+.3f} to {:+.3f}".format(*row["interval"])
+        table.add_row(
+            first, str(row["trial"]), f"{row['mean']:.3f}", _number(row["sd"], ".3f"), str(len(row["scores"])),
+            _number(row["difference"], "+.3f"), interval, str(recipe["batch_size"]), f"{recipe['peak_rate']:.4f}",
+            f"{recipe['warm_up']:.2f}", f"{recipe['weight_decay']:.1e}", f"{recipe['average']:.3f}",
+            f"{recipe['label_smoothing']:.3f}", f"{row['augmentation']:.2f}", style="bold" if row["kept"] else None,
+        )  # fmt: skip
+    counts = ", ".join(f"{count} {state}" for state, count in reason["counts"].items() if count)
+    paired = "" if reason["noise_sd"] is None else (
+        f"\nDifferences to the default are paired over seeds (sd of a score {reason['noise_sd']:.3f}, "
+        f"{reason['noise_degrees']} degrees of freedom); the 95 % intervals hold for all {reason['compared']} at once."
+    )  # fmt: skip
+    spent = f"{reason['trainings']} trainings, {duration(reason['training_seconds'])} of training"
+    return Group(table, Text(f"Trials: {counts}; {spent}.{paired}\n{reason['verdict']}"))
+
+
 def space(console: Console, budget: Budget, survey: Mapping[str, Any]) -> None:
     """What `nas space` shows."""
     console.print(f"{survey['samples']:,} schedules drawn, {survey['per_second']:,} a second ({budget})")
@@ -183,12 +212,12 @@ class RunView:
     def __init__(self, console: Console, epochs: int, seeds: Sequence[int], *, quiet: bool) -> None:
         self.quiet, self.many = quiet, len(seeds) > 1
         self.bars = Progress(
-            TextColumn("seed {task.fields[seed]}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"),
+            TextColumn("{task.fields[who]}"), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"),
             TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True,
             disable=quiet or not console.is_terminal,
         )  # fmt: skip
         self.epochs = epochs
-        self.tasks: dict[int, Any] = {}
+        self.tasks: dict[str, Any] = {}
 
     def __enter__(self) -> RunView:
         self.bars.start()
@@ -198,14 +227,14 @@ class RunView:
         self.bars.stop()
 
     def __call__(self, message: Message) -> None:
-        seed = message.job.seed
-        if seed not in self.tasks:
-            self.tasks[seed] = self.bars.add_task("", total=self.epochs, seed=seed)
+        who = "teacher" if message.job.key == "teacher" else f"seed {message.job.seed}"
+        if who not in self.tasks:
+            self.tasks[who] = self.bars.add_task("", total=self.epochs, who=who)
         if message.step is not None:
-            self.bars.update(self.tasks[seed], completed=round(message.step[0] / message.step[1] * self.epochs, 1))
+            self.bars.update(self.tasks[who], completed=round(message.step[0] / message.step[1] * self.epochs, 1))
         elif message.epoch is not None and not self.quiet:
             epoch = message.epoch
-            lead = f"seed {seed}  " if self.many else ""
+            lead = f"{who}  " if self.many or who == "teacher" else ""
             self._print(
                 f"{lead}epoch {epoch.number:>2}  loss {epoch.train_loss:.4f}  train {epoch.train_accuracy:.2f} %  "
                 f"test loss {epoch.loss:.4f}  Accuracy: {epoch.correct}/{epoch.count} ({epoch.accuracy:.2f}%)  "

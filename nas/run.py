@@ -9,13 +9,14 @@ import dataclasses
 import json
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from nas import data, export, train
 from nas import study as studies
@@ -36,6 +37,9 @@ side."""
 
 OPENINGS = "test-openings.jsonl"
 """In a study's folder, the record of every opening of the test split."""
+
+TEACHER_SEED = 10_000
+"""No student's, so that none sees its images in its teacher's order."""
 
 Heard = Callable[[Message], None]
 
@@ -129,6 +133,7 @@ class FullRun:
     seeds: tuple[SeedResult, ...]
     target: float | None
     folder: Path
+    teacher: dict[str, Any] | None = None  # what the recipe's teacher is and took
 
     @property
     def mean(self) -> float:
@@ -184,6 +189,27 @@ def trial_plan(name: str, number: int) -> Plan:
     if number not in schedules:
         raise UsageError(f"the study '{name}' has no trial {number}: 'nas show --study {name} --csv' lists them")
     return dataclasses.replace(plan, architecture=Architecture.parse(schedules[number]))
+
+
+def with_teacher(plan: Plan, choice: str | None) -> Plan:
+    """The plan with a teacher: a schedule, `auto` for `train.TEACHER`, or `none`.
+
+    Unless said, a committed run keeps what it had, and others get `auto` on MNIST, where it was measured. `auto` is
+    none for a student of more than a quarter of its parameters. Raises `UsageError` for a bad schedule.
+    """
+    if choice is None and (plan.reference is not None or plan.recipe.teacher is not None):
+        return plan
+    student, teacher = plan.architecture, choice
+    if choice in (None, "auto"):
+        least = 4 * student.num_params
+        fits = train.teacher_of(Recipe(teacher=train.TEACHER), student).num_params >= least
+        teacher = train.TEACHER if fits and (choice or plan.dataset == "mnist") else None
+    elif choice == "none":
+        teacher = None
+    recipe = dataclasses.replace(plan.recipe, teacher=teacher)
+    if teacher is not None:
+        train.teacher_of(recipe, student)
+    return dataclasses.replace(plan, recipe=recipe)
 
 
 def schedule_plan(schedule: str, dataset: Dataset, name: str) -> Plan:
@@ -317,22 +343,58 @@ def full_run(
     kept = folder.with_name(folder.name + ".seeds")
     results = {seed: result for seed in seeds if (result := _read_seed(kept, seed)) is not None}
     waiting = [seed for seed in seeds if seed not in results]
+    taught = None if recipe.teacher is None else _teacher(architecture, recipe, training, pool, heard)
     while waiting or pool.jobs:
         while waiting and pool.idle is not None:
             seed = waiting.pop(0)
-            pool.submit(Job(key=seed, architecture=architecture, recipe=recipe, seed=seed))
-        for message in pool.messages(0.5):
-            heard(message)
-            if message.epoch is not None:
-                pool.answer(message, stop=False)
-            elif message.failure is not None:
-                raise NasError(f"seed {message.job.seed} of {architecture} failed: {message.failure}")
-            elif message.run is not None:
-                results[message.job.seed] = _keep_seed(kept, message.job.seed, message.run)
+            pool.submit(
+                Job(key=seed, architecture=architecture, recipe=recipe, seed=seed, teacher=taught and taught[1])
+            )
+        for job, trained in _ended(pool, heard):
+            results[job.seed] = _keep_seed(kept, job.seed, trained)
     ordered = tuple(results[seed] for seed in seeds)
-    run = FullRun(architecture=architecture, recipe=recipe, seeds=ordered, target=target, folder=folder)
+    run = FullRun(
+        architecture=architecture, recipe=recipe, seeds=ordered, target=target, folder=folder,
+        teacher=None if taught is None else taught[0],
+    )  # fmt: skip
     _export(run, kept, training, test, record)
     return run
+
+
+def _ended(pool: Pool, heard: Heard) -> Iterator[tuple[Job, Run]]:
+    """The jobs that end within half a second. Raises `NasError` when one fails."""
+    for message in pool.messages(0.5):
+        heard(message)
+        if message.epoch is not None:
+            pool.answer(message, stop=False)
+        elif message.failure is not None:
+            raise NasError(f"seed {message.job.seed} of {message.job.architecture} failed: {message.failure}")
+        elif message.run is not None:
+            yield message.job, message.run
+
+
+def _teacher(
+    student: Architecture, recipe: Recipe, training: TrainingData, pool: Pool, heard: Heard
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What the recipe's teacher is and took, and its weights: trained once for all seeds and students, and kept.
+
+    Its recipe is the student's but for the teacher. Its accuracies are of the test split, as all of a full run's, and
+    for the reader alone.
+    """
+    architecture, alone = train.teacher_of(recipe, student), dataclasses.replace(recipe, teacher=None)
+    folder = folder_of(studies.studies_dir() / "teachers", architecture, alone, training)
+    about, weights = folder / "teacher.json", folder / "weights.safetensors"
+    if not about.is_file():
+        pool.submit(Job(key="teacher", architecture=architecture, recipe=alone, seed=TEACHER_SEED))
+        while pool.jobs:
+            for job, trained in _ended(pool, heard):
+                export.write_weights(weights, trained.state_dict)
+                fields = {
+                    "schedule": str(architecture), "num_params": architecture.num_params, "seed": job.seed,
+                    "last5": trained.last(LAST), "seconds": round(trained.seconds, 1), "backend": trained.backend,
+                }  # fmt: skip
+                export.write_atomic(about, json.dumps(fields, indent=1))
+    return json.loads(about.read_text(encoding="utf-8")), load_file(weights)
 
 
 def summary(run: FullRun, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -355,6 +417,7 @@ def summary(run: FullRun, record: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": {str(seed.seed): round(seed.seconds, 1) for seed in run.seeds},
         "backend": sorted({seed.backend for seed in run.seeds}),
         "recipe": dataclasses.asdict(run.recipe),
+        "teacher": run.teacher,
         **record,
     }
 
@@ -365,6 +428,13 @@ def card(run: FullRun, record: Mapping[str, Any]) -> str:
     rows = "\n".join(
         f"| {seed.seed} | {seed.last5:.3f} | {min(seed.tail):.2f} | {seed.final:.2f} |" for seed in run.seeds
     )
+    taught = ""
+    if run.teacher is not None:
+        taught = (
+            f"\nDistilled from `{run.teacher['schedule']}` ({run.teacher['num_params']:,} parameters),\n"
+            f"trained before on the same images with the same recipe, once for all seeds, in "
+            f"{run.teacher['seconds']:.0f} s.\n"
+        )
     notice = "".join(f"\n> {record[key]}\n" for key in ("notice", "data_warning") if record.get(key))
     return f"""# {run.architecture.num_params:,} parameters on {record["dataset"]}
 
@@ -373,7 +443,7 @@ def card(run: FullRun, record: Mapping[str, Any]) -> str:
 Test accuracy, mean of the last {LAST} of {run.recipe.epochs} epochs: **{run.mean:.3f}{sd} %**
 over {n} seed{"s" * (n > 1)}; lowest of those epochs {run.lowest:.2f} %.
 {run.architecture.macs:,} multiply-accumulates an image.
-
+{taught}
 | seed | last-{LAST} | lowest of them | final |
 |-|-|-|-|
 {rows}

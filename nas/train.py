@@ -23,6 +23,12 @@ from nas.model import build
 Backend = Literal["auto", "kernels", "torch"]
 
 
+TEACHER = "12v 20v M 40v 40v M 64 64 G C"
+"""A teacher of 84,892 parameters for students of a tenth of that: 99.62 % on MNIST's validation split, where those
+have 99.4 to 99.5. It was worth 0.08, 0.07 and 0.04 points to the separable network of 4,490, and 0.08 and 0.08 to the
+one of 7,568, each beside the same seed without."""
+
+
 class Diverged(NasError):
     """The loss became NaN or infinite."""
 
@@ -35,6 +41,10 @@ class Recipe:
     `average` is the horizon of the exponential moving average as a share of all steps, so that it scales with short
     runs; 0.07 is a decay of 0.998 over 15 epochs of 60,000 images. `translate` is in pixels, `scale` and `shear` are
     fractions.
+
+    `teacher` is the schedule of a larger network, trained beforehand on the same images with the same recipe: its
+    probabilities, at `temperature`, weigh `soft_share` in the loss and the labels the rest (Hinton, Vinyals and Dean,
+    "Distilling the Knowledge in a Neural Network", 2015).
     """
 
     epochs: int = 15
@@ -48,18 +58,25 @@ class Recipe:
     translate: float = 1.4
     scale: float = 0.07
     shear: float = 0.07
+    teacher: str | None = None
+    soft_share: float = 0.9
+    temperature: float = 2.0
 
     def __post_init__(self) -> None:
         for name, low, high in (
             ("epochs", 1, 10_000), ("batch_size", 2, 65_536), ("peak_rate", 1e-8, 10), ("warm_up", 0.0, 0.9),
             ("weight_decay", 0, 1), ("label_smoothing", 0, 0.9), ("average", 0, 1), ("degrees", 0, 180),
-            ("translate", 0, 1000), ("scale", 0, 0.9), ("shear", 0, 0.9),
+            ("translate", 0, 1000), ("scale", 0, 0.9), ("shear", 0, 0.9), ("soft_share", 0, 1),
+            ("temperature", 0.1, 100),
         ):  # fmt: skip
             value = getattr(self, name)
             kind = int if name in ("epochs", "batch_size") else int | float
             if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
                 whole = "a whole number" if kind is int else "a number"
                 raise UsageError(f"the recipe's {name} is {whole} between {low} and {high}, not {value!r}")
+
+        if self.teacher is not None and not isinstance(self.teacher, str):
+            raise UsageError(f"the recipe's teacher is a schedule, not {self.teacher!r}")
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Recipe:
@@ -108,7 +125,7 @@ class _Network(Protocol):
     """A network on a backend; images are in that backend's layout."""
 
     def batch(self, split: Split, index: Tensor, theta: Tensor | None) -> Tensor: ...
-    def step(self, images: Tensor, labels: Tensor, *, label_smoothing: float) -> tuple[Any, Any]: ...
+    def step(self, images: Tensor, labels: Tensor, recipe: Recipe, soft: Tensor | None) -> tuple[Any, Any]: ...
     def logits(self, images: Tensor) -> Tensor: ...
 
 
@@ -119,6 +136,7 @@ def train(
     recipe: Recipe,
     *,
     seed: int = 0,
+    teacher: dict[str, Tensor] | None = None,
     device: str = "cpu",
     backend: Backend = "auto",
     on_epoch: Callable[[Epoch], bool | None] | None = None,
@@ -126,8 +144,9 @@ def train(
 ) -> Run:
     """Train `architecture` on `training.train` and score it on `evaluation` after every epoch.
 
-    `on_epoch` may return True to stop there; `on_step` hears of every step and their total. Same seed, device, thread
-    count and versions: the same bits on a CPU. Raises `Diverged` when the loss is no longer finite.
+    `teacher` is the weights of the recipe's teacher, where it names one. `on_epoch` may return True to stop there;
+    `on_step` hears of every step and their total. Same seed, device, thread count and versions: the same bits on a CPU.
+    Raises `Diverged` when the loss is no longer finite.
     """
     began = time.perf_counter()
     torch.set_flush_denormal(True)
@@ -139,6 +158,7 @@ def train(
     optimizer = _optimizer(moving, gradient, bounds, recipe)
     backend_name, network = _network(architecture, model, training, device, backend)
     _, judge = _network(architecture, averaged, training, device, backend)
+    guide = _guide(recipe, teacher, architecture, training, device, backend)
     generator = torch.Generator(device).manual_seed(seed)
     batches = _batches(len(split), recipe.batch_size)
     steps, step = len(batches) * recipe.epochs, 0
@@ -154,7 +174,8 @@ def train(
                 group["lr"] = rate(recipe, (step + 1) / steps)
             index = order[start:end]
             images = network.batch(split, index, None if theta is None else theta[start:end])
-            loss, hits = network.step(images, labels[index], label_smoothing=recipe.label_smoothing)
+            soft = None if guide is None else (guide.logits(images) / recipe.temperature).softmax(1)
+            loss, hits = network.step(images, labels[index], recipe, soft)
             optimizer.step()
             step += 1
             average.lerp_(moving, 1 - decay(recipe, step, steps))
@@ -271,6 +292,31 @@ def _network(
     return name if reason is None else f"{name} ({reason})", _Torch(model, training)
 
 
+def _guide(
+    recipe: Recipe,
+    weights: dict[str, Tensor] | None,
+    student: Architecture,
+    training: TrainingData,
+    device: str,
+    backend: Backend,
+) -> _Network | None:
+    """The recipe's teacher, whose logits the student learns from; None where it has none."""
+    assert (recipe.teacher is None) == (weights is None), "weights come with a recipe that names their network"
+    if recipe.teacher is None or weights is None:
+        return None
+    architecture = teacher_of(recipe, student)
+    model = build(architecture)
+    model.load_state_dict(weights)
+    model.to(device).eval().requires_grad_(False)
+    return _network(architecture, model, training, device, backend)[1]
+
+
+def teacher_of(recipe: Recipe, student: Architecture) -> Architecture:
+    """The network of the recipe's teacher, for the images and classes of the student."""
+    assert recipe.teacher is not None
+    return Architecture.parse(recipe.teacher, input_shape=student.input_shape, num_classes=student.num_classes)
+
+
 class _Torch:
     """Plain torch, on any device: images (N, C, H, W)."""
 
@@ -283,11 +329,16 @@ class _Torch:
             return data.normalise(images, self.mean, self.std)
         return data.augment(images, theta, self.mean, self.std)
 
-    def step(self, images: Tensor, labels: Tensor, *, label_smoothing: float) -> tuple[Tensor, Tensor]:
+    def step(self, images: Tensor, labels: Tensor, recipe: Recipe, soft: Tensor | None) -> tuple[Tensor, Tensor]:
         self.model.zero_grad(set_to_none=False)  # the gradients lie where the optimizer looks
         logits = self.model(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        aim = loss
+        if soft is not None:
+            likely = (logits / recipe.temperature).log_softmax(1)
+            divergence = F.kl_div(likely, soft, reduction="batchmean") * recipe.temperature**2
+            aim = (1 - recipe.soft_share) * loss + recipe.soft_share * divergence
+        aim.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
     def logits(self, images: Tensor) -> Tensor:
@@ -306,8 +357,11 @@ class _Kernels:
             return kernels.gather(split.images, index, self.mean, self.std)
         return kernels.augment(split.images, index, theta, self.mean, self.std)
 
-    def step(self, images: Tensor, labels: Tensor, *, label_smoothing: float) -> tuple[float, int]:
-        return self.network.step(images, labels, label_smoothing=label_smoothing)
+    def step(self, images: Tensor, labels: Tensor, recipe: Recipe, soft: Tensor | None) -> tuple[float, int]:
+        return self.network.step(
+            images, labels, label_smoothing=recipe.label_smoothing, soft=soft, soft_share=recipe.soft_share,
+            temperature=recipe.temperature,
+        )  # fmt: skip
 
     def logits(self, images: Tensor) -> Tensor:
         return self.network.logits(images)

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.multiprocessing as mp
+from torch import Tensor
 
 from nas import kernels
 from nas.architecture import Architecture
@@ -32,6 +33,7 @@ class Job:
     architecture: Architecture
     recipe: Recipe
     seed: int
+    teacher: dict[str, Tensor] | None = None  # the weights of the recipe's teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,8 +200,8 @@ def _train(pipe: Connection, job: Job, training: TrainingData, evaluation: Split
         return bool(pipe.recv())
 
     return train(
-        job.architecture, training, evaluation, job.recipe, seed=job.seed, device=device, backend=backend,
-        on_epoch=on_epoch, on_step=on_step,
+        job.architecture, training, evaluation, job.recipe, seed=job.seed, teacher=job.teacher, device=device,
+        backend=backend, on_epoch=on_epoch, on_step=on_step,
     )  # fmt: skip
 
 

@@ -331,6 +331,19 @@ def test_train_best_picks_any_trial_of_the_study(tiny):
     assert "without --architecture" in err
 
 
+def test_train_best_says_who_teaches(tmp_path):
+    arguments = ["train-best", "--architecture", "4v M 6 G C", "--dataset", "synthetic", "--epochs", "1"]
+    environment = {"NAS_STUDIES": str(tmp_path)}
+    code, out, err = toys.nas(*arguments, "--teacher", "8 M 8 G C", *ONE_WORKER, **environment)
+    assert code == 0, err
+    assert "learns from 8 M 8 G C" in out
+    assert len(re.findall(r"^teacher  epoch +1 ", out, re.MULTILINE)) == 1
+    assert len(list((tmp_path / "teachers").glob("*/teacher.json"))) == 1
+    code, _, err = toys.nas(*arguments, "--teacher", "8 M 8 X", *ONE_WORKER, **environment)
+    assert code == 2
+    assert "unknown word 'X'" in err
+
+
 def test_a_front_has_a_study_of_its_own(tmp_path):
     arguments = ["search", "--max-params", "2000", "--dataset", "synthetic", "--dry-run"]
     _, plain, _ = toys.nas(*arguments, NAS_STUDIES=str(tmp_path))

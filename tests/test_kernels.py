@@ -274,3 +274,36 @@ def test_without_numba_the_reason_is_given():
         "assert reason and 'numba' in reason, reason"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(kernels.__file__).parents[1], timeout=60)
+
+
+# Soft targets
+
+
+@pytest.mark.parametrize(("share", "temperature"), [(0.0, 2.0), (0.9, 2.0), (1.0, 0.7), (0.5, 8.0)])
+def test_soft_targets_have_the_gradient_of_the_divergence(share, temperature):
+    architecture = Architecture.parse("6v M s8 9vr G Cb", input_shape=(2, 14, 13))
+    ours, reference = build(architecture, seed=1), build(architecture, seed=1).double()
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randn(2, 14, 13, 21, generator=generator)
+    labels = torch.randint(10, (21,), generator=generator)
+    soft = (3 * torch.randn(21, 10, generator=generator)).softmax(1)
+    loss, _ = kernels.Network(architecture, ours).step(
+        images, labels, label_smoothing=0.1, soft=soft, soft_share=share, temperature=temperature
+    )
+    logits = reference(images.permute(3, 0, 1, 2).double())
+    plain = functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    likely = (logits / temperature).log_softmax(1)
+    divergence = (soft.double() * (soft.double().log() - likely)).sum(1).mean()
+    ((1 - share) * plain + share * temperature**2 * divergence).backward()
+    assert loss == pytest.approx(plain.item(), rel=1e-5)
+    for mine, its in zip(ours.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad.double(), its.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_soft_targets_of_another_shape_are_refused():
+    architecture = Architecture.parse("6 G C")
+    network = kernels.Network(architecture, build(architecture))
+    images, labels = torch.zeros(1, 28, 28, 4), torch.zeros(4, dtype=torch.int64)
+    for wrong in (torch.zeros(4, 9), torch.zeros(3, 10), torch.zeros(4, 10, dtype=torch.float64)):
+        with pytest.raises(ValueError, match="soft is"):
+            network.step(images, labels, soft=wrong)

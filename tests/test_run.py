@@ -14,7 +14,7 @@ import torch
 import toys
 from safetensors.torch import load_file
 
-from nas import data, export, run
+from nas import data, export, run, train
 from nas.architecture import Architecture
 from nas.data import Split
 from nas.errors import NasError, StorageError, UsageError
@@ -344,3 +344,46 @@ def test_a_reference_that_is_not_there_says_which_are(copied, tmp_path, monkeypa
         run.reference_plan("8k")
     with pytest.raises(UsageError, match="plain folder name"):
         run.reference_plan("../8k")
+
+
+# The teacher
+
+
+def test_a_teacher_is_trained_once_for_all_seeds_and_students(tmp_path, test_split, monkeypatch):
+    monkeypatch.setenv("NAS_STUDIES", str(tmp_path))
+    taught = Recipe(epochs=7, teacher="8 M 8 G C")
+    other = Architecture.parse("4v M 5 G C", input_shape=(1, 16, 16), num_classes=4)
+    trained = []
+    for student, seeds in ((ARCHITECTURE, (0, 1)), (ARCHITECTURE, (0, 1, 2)), (other, (0,))):
+        pool = toys.Pool(2)
+        full = run.full_run(
+            student, taught, seeds, toys.synthetic(), test_split, base=tmp_path / "study", pool=pool, target=None,
+            record=RECORD, heard=lambda message: None,
+        )  # fmt: skip
+        trained += pool.trained
+        assert full.teacher["num_params"] == 712
+        fields = json.loads((full.folder / "result.json").read_text())
+        assert fields["teacher"] == full.teacher
+        assert fields["recipe"]["teacher"] == "8 M 8 G C"
+        assert "Distilled from `1x16x16: 8 M 8 G C4` (712 parameters)" in (full.folder / "CARD.md").read_text()
+    names = [name for name, _, _ in trained]
+    assert names == ["1x16x16: 8 M 8 G C4", *[str(ARCHITECTURE)] * 3, str(other)]
+    assert trained[0][1] == run.TEACHER_SEED
+
+
+def test_who_gets_a_teacher():
+    small = Architecture.parse("8vr 9vr 10vr M 12vr 16vr 20vr C G")
+    large = Architecture.parse("40 40 M 64 G C")
+    base = run.schedule_plan(str(small), data.named("mnist"), "by-hand")
+
+    def teacher(plan, choice):
+        return run.with_teacher(plan, choice).recipe.teacher
+
+    assert teacher(base, None) == teacher(base, "auto") == train.TEACHER
+    assert teacher(base, "none") is None
+    assert teacher(base, "12 M 16 G C") == "12 M 16 G C"
+    assert teacher(dataclasses.replace(base, architecture=large), None) is None
+    assert teacher(dataclasses.replace(base, dataset="synthetic"), None) is None
+    assert teacher(dataclasses.replace(base, reference={"name": "reference-x"}), None) is None  # as it was
+    with pytest.raises(UsageError, match="twelve"):
+        teacher(base, "twelve M")

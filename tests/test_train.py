@@ -50,6 +50,42 @@ def distance(a, b):
     return math.sqrt(sum(float((a[k] - b[k]).square().sum()) for k in a if a[k].is_floating_point()))
 
 
+# --- the teacher ------------------------------------------------------------------------------------------------------
+
+TAUGHT = Recipe(epochs=2, batch_size=64, teacher="8 M 8 G C", soft_share=1.0)
+
+
+def weights_of_teacher(seed=5):
+    return build(train.teacher_of(TAUGHT, ARCHITECTURE), seed=seed).state_dict()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_student_of_soft_targets_alone_never_uses_its_labels(training, backend):
+    """Its loss is of the labels, and its weights are of the teacher: other labels, the same weights."""
+    options = {"teacher": weights_of_teacher(), "backend": backend}
+    labels = (training.train.labels + 1) % 4
+    other = dataclasses.replace(training, train=dataclasses.replace(training.train, labels=labels))
+    one, two = (train.train(ARCHITECTURE, each, each.validation, TAUGHT, **options) for each in (training, other))
+    assert same(one.state_dict, two.state_dict)
+    assert one.epochs[-1].train_loss != two.epochs[-1].train_loss
+    taught = train.train(ARCHITECTURE, training, training.validation, TAUGHT, teacher=weights_of_teacher(6))
+    assert not same(one.state_dict, taught.state_dict)
+
+
+@pytest.mark.skipif(kernels.unsuited() is not None, reason=str(kernels.unsuited()))
+def test_both_backends_learn_the_same_of_a_teacher(training):
+    recipe = dataclasses.replace(TAUGHT, epochs=3, peak_rate=0.01, soft_share=0.7)
+    ours, theirs = (
+        train.train(
+            ARCHITECTURE, training, training.validation, recipe, teacher=weights_of_teacher(), backend=backend
+        ).epochs
+        for backend in ("kernels", "torch")
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.train_loss == pytest.approx(b.train_loss, rel=0.02)
+        assert a.loss == pytest.approx(b.loss, rel=0.02)
+
+
 # --- the recipe -------------------------------------------------------------------------------------------------------
 
 
