@@ -237,7 +237,7 @@ def enqueue_known(study: Study, space: SearchSpace) -> None:
     for name, params in space.known():
         schedule = str(space.decode(params))
         if schedule not in seen:
-            study.enqueue_trial(params, user_attrs={"enqueued": name, "known": name, "schedule": schedule, **_mark()})
+            study.enqueue_trial(params, user_attrs={"enqueued": name, "known": name, "schedule": schedule, **mark()})
 
 
 def ask(study: Study, space: SearchSpace) -> tuple[Trial, Architecture] | None:
@@ -248,7 +248,7 @@ def ask(study: Study, space: SearchSpace) -> tuple[Trial, Architecture] | None:
     sampler = study.sampler
     assert isinstance(sampler, Proposer)
     if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        study.enqueue_trial({}, user_attrs=_mark())  # drawn when asked for: no trial is ever without an owner
+        study.enqueue_trial({}, user_attrs=mark())  # drawn when asked for: no trial is ever without an owner
     try:
         trial = study.ask(space.distributions)
     except InfeasibleError as error:
@@ -259,7 +259,7 @@ def ask(study: Study, space: SearchSpace) -> tuple[Trial, Architecture] | None:
     architecture = space.decode(trial.params)
     schedule = str(architecture)
     attributes = {
-        **_mark(), "schedule": schedule, "num_params": architecture.num_params, "macs": architecture.macs,
+        **mark(), "schedule": schedule, "num_params": architecture.num_params, "macs": architecture.macs,
         "discards": dict(sampler.discards), "shrunk": sampler.shrunk,
     }  # fmt: skip
     with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # recovered by another process meanwhile
@@ -311,8 +311,8 @@ def _brief(
             recover(study, view, progress, running)
             progress.counts, progress.done = studies.counts(study), finished(study)
             progress.total = settings.trials
-            _estimate(progress, deadline)
-            while pool.idle is not None and not exhausted and not _past(deadline):
+            estimate(progress, deadline)
+            while pool.idle is not None and not exhausted and not past(deadline):
                 if _taken(study) >= settings.trials:
                     break
                 try:
@@ -336,7 +336,7 @@ def _brief(
             view(progress, None)
             if not running and (exhausted or progress.done >= settings.trials):
                 return True
-            if _past(deadline):
+            if past(deadline):
                 if running:
                     _give_up_all(study, running, "cut by the time limit")
                     pool.restart()
@@ -344,9 +344,9 @@ def _brief(
             if not running:  # another process trains what is left
                 time.sleep(1)
                 continue
-            for message in _listen(pool, deadline, progress, view):
+            for message in listen(pool, deadline, progress, view):
                 _hear(study, space, settings, pool, view, progress, running, message)
-            _stamp(running)
+            stamp(running)
     except BaseException:
         with contextlib.suppress(Exception):  # where the database is the trouble, the next start finds them stale
             _give_up_all(study, running, "interrupted")
@@ -441,9 +441,9 @@ def _race(
             waiting = _due(second, candidates, settings)
             progress.done = _scored(second)
             progress.total = max(planned, progress.done + len(waiting))
-            _estimate(progress, deadline)
+            estimate(progress, deadline)
             for number, seed in waiting:
-                if pool.idle is None or _past(deadline):
+                if pool.idle is None or past(deadline):
                     break
                 trial = _claim(second, by_number[number], seed)
                 if trial is None:
@@ -456,15 +456,15 @@ def _race(
             view(progress, None)
             if not running and not waiting:
                 return True
-            if _past(deadline):
+            if past(deadline):
                 _give_up_all(second, running, "cut by the time limit", again=False)
                 return False
             if not running:  # another process trains what is left
                 time.sleep(1)
                 continue
-            for message in _listen(pool, deadline, progress, view):
+            for message in listen(pool, deadline, progress, view):
                 _hear_finalist(study, second, pool, view, progress, running, message)
-            _stamp(running)
+            stamp(running)
     except BaseException:
         with contextlib.suppress(Exception):
             _give_up_all(second, running, "interrupted", again=False)
@@ -490,7 +490,7 @@ def _claim(second: Study, candidate: FrozenTrial, seed: int) -> Trial | None:
         state=TrialState.RUNNING,
         params=params,
         distributions={"candidate": IntDistribution(0, 10**6), "seed": IntDistribution(0, 2**32)},
-        user_attrs={**attributes, "seed": seed, **_mark()},
+        user_attrs={**attributes, "seed": seed, **mark()},
     )
     trial = Trial(second, second._storage.create_new_trial(second._study_id, template_trial=template))
     if holder() != trial.number:
@@ -738,7 +738,7 @@ def _give_up(study: Study, trial: FrozenTrial, reason: str, *, again: bool = Tru
                 key: trial.user_attrs[key] for key in ("schedule", "known") if key in trial.user_attrs
             }
             again_after = f"again, after trial {trial.number}"
-            study.enqueue_trial(_params(trial), user_attrs={"enqueued": again_after, **kept, **_mark()})
+            study.enqueue_trial(_params(trial), user_attrs={"enqueued": again_after, **kept, **mark()})
         study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
@@ -754,7 +754,7 @@ def _params(trial: FrozenTrial) -> Params:
     return {**fixed, **trial.params}
 
 
-def _mark() -> dict[str, str]:
+def mark() -> dict[str, str]:
     """Who runs a trial, and when it was last heard of."""
     return {"owner": studies.owner(), "stamp": studies.now()}
 
@@ -772,19 +772,19 @@ def _taken(study: Study, before: int | None = None) -> int:
     )
 
 
-def _listen(pool: Pool, deadline: float | None, progress: Progress, view: View) -> Iterator[Message]:
+def listen(pool: Pool, deadline: float | None, progress: Progress, view: View) -> Iterator[Message]:
     """What the workers say until a job ends, the deadline passes, or it is time to stamp the running trials again.
 
     The database is not asked meanwhile: asking it at every message cost the parent an eighth of a core.
     """
     jobs, until = len(pool.jobs), time.monotonic() + STAMP_SECONDS
-    while len(pool.jobs) == jobs and time.monotonic() < until and not _past(deadline):
+    while len(pool.jobs) == jobs and time.monotonic() < until and not past(deadline):
         yield from pool.messages(0.5)
-        _estimate(progress, deadline)
+        estimate(progress, deadline)
         view(progress, None)
 
 
-def _stamp(running: Mapping[int, Trial]) -> None:
+def stamp(running: Mapping[int, Trial]) -> None:
     """Say that this process still runs its trials."""
     for trial in running.values():
         trial.set_user_attr("stamp", studies.now())
@@ -794,11 +794,11 @@ def _share(began: float, deadline: float | None, share: float) -> float | None:
     return None if deadline is None else began + share * (deadline - began)
 
 
-def _past(deadline: float | None) -> bool:
+def past(deadline: float | None) -> bool:
     return deadline is not None and time.monotonic() > deadline
 
 
-def _estimate(progress: Progress, deadline: float | None) -> None:
+def estimate(progress: Progress, deadline: float | None) -> None:
     """Time left of the phase, from its pace so far."""
     if progress.done_before is None:
         progress.done_before, progress.phase_began = progress.done, time.monotonic()

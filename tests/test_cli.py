@@ -26,7 +26,7 @@ from nas.architecture import Architecture
 from nas.budget import Budget
 from nas.export import read_run
 
-COMMANDS = ["search", "train-best", "evaluate", "show", "count", "space", "dashboard"]
+COMMANDS = ["search", "tune", "train-best", "evaluate", "show", "count", "space", "dashboard"]
 
 
 @pytest.fixture(autouse=True)
@@ -546,6 +546,7 @@ def test_mnist_from_the_search_to_the_full_run(mnist_dir, folder):
     assert code == 0, err
     result = json.loads(out)
     assert result["schedule"] == winner["schedule"]
+    assert result["teacher"]["num_params"] == 84_892  # on MNIST there is one unless told otherwise
     assert result["last5_mean"] > 90
     assert result["target"] == Budget.target
     assert result["target_held"] is (result["last5_mean"] >= Budget.target)
