@@ -23,6 +23,7 @@ def results() -> str:
         sd = "" if result["last5_sd"] is None else f" ± {result['last5_sd']:.3f}"
         reason = path.parent.parent / "best" / "reason.json"
         found = f"`{_search(reason)}`" if reason.is_file() else "hand-made, with this recipe"
+        found += ", distilled" if result.get("teacher") else ""
         card = path.with_name("CARD.md").relative_to(ROOT).as_posix()
         row = (
             f"| {result['num_params']:,} | {result['last5_mean']:.3f}{sd} | {result['lowest_of_last5']:.2f} | "

@@ -78,7 +78,7 @@ def check_laws(study, total, cap=toys.CAP):
 def test_every_draw_is_accounted_for(monkeypatch):
     drawn = []
     draw = SearchSpace.random
-    monkeypatch.setattr(SearchSpace, "random", lambda self, rng: drawn.append(1) or draw(self, rng))
+    monkeypatch.setattr(SearchSpace, "random", lambda self, rng, share=None: drawn.append(1) or draw(self, rng))
     study = toys.open_study()
     outcome = toys.run(toys.Pool(2), study=study, trials=9)
     assert (
@@ -203,7 +203,7 @@ def test_a_space_that_is_used_up_goes_on_to_its_finalists(monkeypatch):
     points = list(itertools.islice((p for _ in range(200) if not space.check(p := space.random(rng), ())[1]), 6))
     propose = SearchSpace.propose
     monkeypatch.setattr(SearchSpace, "propose", lambda *args: propose(*args, tries=tries))
-    monkeypatch.setattr(SearchSpace, "random", lambda self, rng: points[rng.integers(len(points))])
+    monkeypatch.setattr(SearchSpace, "random", lambda self, rng, share=None: points[rng.integers(len(points))])
     study = toys.open_study()
     lines = []
 
