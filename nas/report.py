@@ -255,7 +255,6 @@ def full_run(run: FullRun) -> RenderableType:
 
     table = plain(
         ("seed", f"last-{LAST}", "lowest of them", "final", "seconds"),
-        title=f"Test accuracy in percent, {run.recipe.epochs} epochs, {run.architecture.num_params:,} parameters",
         right=("seed", f"last-{LAST}", "lowest of them", "final", "seconds"),
     )
     for seed in run.seeds:
@@ -270,7 +269,14 @@ def full_run(run: FullRun) -> RenderableType:
         lines.append(
             f"target {run.target:g}: {verdict} over the last {LAST} epochs of {'every' if n > 1 else 'the'} seed"
         )
-    return Group(table, Text("\n".join(lines)))
+    if run.teacher is not None:
+        lines.append(
+            f"distilled from a network of {run.teacher['num_params']:,} parameters, itself trained in "
+            f"{duration(run.teacher['seconds'])}"
+        )
+    # Not the table's own title, which is wrapped to its width.
+    title = f"Test accuracy in percent, {run.recipe.epochs} epochs, {run.architecture.num_params:,} parameters"
+    return Group(Text(title, style="bold"), table, Text("\n".join(lines)))
 
 
 # --- reading a study --------------------------------------------------------------------------------------------------
