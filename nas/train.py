@@ -288,6 +288,7 @@ def _network(
 ) -> tuple[str, _Network]:
     name, reason = choose_backend(device, backend)
     if name == "kernels":
+        kernels.compile_all()  # loaded already, but for a caller's first training
         return name, _Kernels(architecture, model, training)
     return name if reason is None else f"{name} ({reason})", _Torch(model, training)
 

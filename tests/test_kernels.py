@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -274,6 +275,26 @@ def test_without_numba_the_reason_is_given():
         "assert reason and 'numba' in reason, reason"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(kernels.__file__).parents[1], timeout=60)
+
+
+def test_a_process_that_finds_no_machine_code_trains_the_same_bits(tmp_path):
+    """The first on a machine, which has it compiled, and the next, which loads it."""
+    code = (
+        "import hashlib, torch, toys; from nas.train import Recipe, train; from nas.architecture import Architecture\n"
+        "torch.set_num_threads(1); data = toys.part(toys.synthetic(), 640)\n"
+        "network = Architecture.parse('6 M s8b 8k1r M C G', input_shape=(1, 16, 16), num_classes=4)\n"
+        "run = train(network, data, data.validation, Recipe(epochs=4, batch_size=32), backend='kernels')\n"
+        "print(hashlib.sha256(b''.join(v.numpy().tobytes() for v in run.state_dict.values())).hexdigest())"
+    )
+    tests = Path(__file__).parent
+    paths = os.pathsep.join([str(tests), str(tests.parent)])
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    first, second = (
+        subprocess.run([sys.executable, "-c", code], check=True, env=environment, text=True, capture_output=True).stdout
+        for _ in range(2)
+    )
+    assert first == second
+    assert len(first.strip()) == 64
 
 
 # Soft targets
