@@ -479,8 +479,7 @@ def complete(path, name):
 
 def test_interrupted_and_killed_and_run_again(folder):
     """Ctrl-C and SIGKILL of the real thing in both phases, by the same command, to the end."""
-    longer = ["--brief-epochs", "8", "--finalist-epochs", "8"]  # than it takes to hear of a trial on a busy machine
-    arguments = [*toys.TINY_SEARCH, "--study", "hunted", "--pruner", "none", *longer]
+    arguments = [*toys.TINY_SEARCH, "--study", "hunted", "--pruner", "none"]
     database = folder / "hunted" / "study.db"
     seen: dict[str, dict[int, float]] = {"hunted": {}, "hunted/finalists": {}}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -198,11 +199,12 @@ def nas(*arguments: str, **environment: str) -> tuple[int, str, str]:
 
 
 def spawn(*arguments: str, studies_dir: Path, **environment: str) -> subprocess.Popen[str]:
-    """`nas` in a process group of its own."""
+    """`nas` in a process group of its own, which Ctrl-C reaches even where the shell above ignores it, in a background
+    job."""
     variables = {**os.environ, "NAS_STUDIES": str(studies_dir), "OMP_NUM_THREADS": "1", **environment}
     return subprocess.Popen(
         [*COMMAND, *arguments], env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        start_new_session=True,
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
