@@ -22,7 +22,7 @@ def results() -> str:
         result = json.loads(path.read_text(encoding="utf-8"))
         sd = "" if result["last5_sd"] is None else f" ± {result['last5_sd']:.3f}"
         reason = path.parent.parent / "best" / "reason.json"
-        found = f"`{_search(reason)}`" if reason.is_file() else "hand-made, with this recipe"
+        found = f"`{_search(reason)}`" if reason.is_file() else "hand-made, this recipe"
         found += ", distilled" if result.get("teacher") else ""
         card = path.with_name("CARD.md").relative_to(ROOT).as_posix()
         row = (
