@@ -212,7 +212,8 @@ def tune(
     device = choose_device(device)
     plan, found = _plan(study, architecture, None, None, dataset, data_dir, console)
     settings = tuning.Settings(
-        architecture=plan.architecture, dataset=found.name, recipe=Recipe(epochs=epochs or 15 * found.epoch_factor),
+        architecture=plan.architecture, dataset=found.name,
+        recipe=Recipe(epochs=epochs or Budget.full_epochs * found.epoch_factor),
         trials=trials, num_seeds=seeds, seed=seed, timeout=limit, target=plan.target,
     )  # fmt: skip
     chosen = plan.architecture

@@ -18,7 +18,7 @@ from nas.space import Params, SearchSpace
 Sampler = Literal["evolution", "tpe", "random"]
 
 STARTUP_TRIALS = 10
-"""Trials before a sampler learns from them: published designs and random points."""
+"""Trials before a sampler learns from them, and the median pruner compares: published designs and random points."""
 
 PARENTS, CONTEST = 12, 3
 """Evolution mutates the best of `CONTEST` complete trials, drawn from the `PARENTS` best."""

@@ -12,10 +12,10 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import optuna
 from optuna.distributions import IntDistribution
@@ -29,15 +29,13 @@ from nas.architecture import Architecture
 from nas.budget import Budget
 from nas.errors import InfeasibleError, StorageError
 from nas.export import export_winner, write_weights
-from nas.sampler import Proposer, Sampler
+from nas.sampler import STARTUP_TRIALS, Proposer, Sampler
 from nas.space import Params, SearchSpace
 from nas.train import Recipe, Run
 from nas.workers import Job, Message, Pool
 
 Pruner = Literal["median", "none"]
-
-STARTUP_TRIALS = 10
-"""Trials before the median pruner has enough to compare with."""
+T = TypeVar("T")
 
 WARM_UP, LEAST_PEERS = 2, 5
 """The first epoch at which a trial is pruned, and the trials of its size there must be for that on a front."""
@@ -405,11 +403,7 @@ def leaders(study: Study, count: int) -> list[FrozenTrial]:
 
 def front(study: Study, count: int) -> list[FrozenTrial]:
     """The complete trials that no smaller one matches, the best first; of more than `count`, evenly by their rank."""
-    points: list[FrozenTrial] = []
-    for trial in sorted(ranked(study), key=lambda trial: trial.user_attrs["num_params"]):
-        if not points or (trial.value or 0.0) > (points[-1].value or 0.0):
-            points.append(trial)
-    points.reverse()
+    points = _undominated(ranked(study), lambda trial: (trial.user_attrs["num_params"], trial.value or 0.0))[::-1]
     if len(points) <= count:
         return points
     return [points[round(place * (len(points) - 1) / max(1, count - 1))] for place in range(count)]
@@ -627,11 +621,17 @@ def finalists_of(study: Study) -> tuple[Finalist, ...]:
 
 def front_of(finalists: tuple[Finalist, ...]) -> list[int]:
     """The trials of the finalists that no smaller one matches by its mean, the smallest first."""
-    points: list[Finalist] = []
-    for finalist in sorted(finalists, key=lambda finalist: (finalist.num_params, -finalist.mean)):
-        if not points or finalist.mean > points[-1].mean:
-            points.append(finalist)
+    points = _undominated(finalists, lambda finalist: (finalist.num_params, finalist.mean))
     return [finalist.trial for finalist in points]
+
+
+def _undominated(items: Iterable[T], place: Callable[[T], tuple[int, float]]) -> list[T]:
+    """The items, by (parameters, score), that no smaller one matches in its score, the smallest first."""
+    points: list[T] = []
+    for item in sorted(items, key=lambda item: (place(item)[0], -place(item)[1])):
+        if not points or place(item)[1] > place(points[-1])[1]:
+            points.append(item)
+    return points
 
 
 def save_weights(study: Study, number: int, seed: int, run: Run, *, brief: bool = False) -> None:

@@ -249,11 +249,9 @@ class SearchSpace:
         """
         factor, filled = 1.0, params
         for _ in range(2):
-            try:
-                architecture = self.decode(filled)
-            except UsageError:
+            if (used := self._share(filled)) is None:
                 return params
-            factor *= math.sqrt(share / self.budget.share(architecture.num_params, architecture.macs))
+            factor *= math.sqrt(share / used)
             filled = params | {name: self._clip(params[name] * factor) for name in params if "width" in name}
         return filled
 
@@ -263,13 +261,8 @@ class SearchSpace:
         A bias before a batch norm only costs parameters: of the published designs one has them, and TPE took to them.
         """
         params = params | {"bias": False}
-        try:
-            architecture = self.decode(params)
-        except UsageError:
-            return params
-        if self.budget.share(architecture.num_params, architecture.macs) >= LEAST_SHARE:
-            return params
-        return self.fill(params, rng.uniform(LEAST_SHARE, 1.0))
+        used = self._share(params)
+        return params if used is None or used >= LEAST_SHARE else self.fill(params, rng.uniform(LEAST_SHARE, 1.0))
 
     def mutate(self, params: Params, rng: np.random.Generator, share: float | None = None) -> Params:
         """A neighbour of a point: one to three small changes to its schedule, refilled where that left the budget.
@@ -298,12 +291,8 @@ class SearchSpace:
         mutant["bias"] = False
         if share is not None:
             return self.fill(mutant, share)
-        try:
-            architecture = self.decode(mutant)
-        except UsageError:
-            return mutant
-        used = self.budget.share(architecture.num_params, architecture.macs)
-        return mutant if LEAST_SHARE <= used <= 1 else self.fill(mutant, rng.uniform(0.9, 1.0))
+        used = self._share(mutant)
+        return mutant if used is None or LEAST_SHARE <= used <= 1 else self.fill(mutant, rng.uniform(0.9, 1.0))
 
     def _lengthen(self, params: Params, slot: int) -> Params:
         """A copy of the block after it, where there is room for one more."""
@@ -328,6 +317,14 @@ class SearchSpace:
             if f"{name}_{other}" in params
         }
         return params | moved | {"depth": params["depth"] - 1}
+
+    def _share(self, params: Params) -> float | None:
+        """Of the budget, what a point's schedule uses; None where its shape is illegal."""
+        try:
+            architecture = self.decode(params)
+        except UsageError:
+            return None
+        return self.budget.share(architecture.num_params, architecture.macs)
 
     def random_share(self, rng: np.random.Generator) -> float:
         """A share of the budget for a front of every size: log-uniform, from twice the smallest schedule's."""
