@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from nas import kernels, train
 from nas.architecture import Architecture
+from nas.data import Split
 from nas.errors import NasError, UsageError
 from nas.model import build
 from nas.train import Diverged, Recipe
@@ -285,3 +286,43 @@ def test_backends_and_devices(monkeypatch):
     assert train.choose_device("auto") in ("cpu", "cuda", "mps")
     with pytest.raises(UsageError, match="--device nonsense"):
         train.choose_device("nonsense")
+
+
+class _ElsewhereGenerator(torch.Generator):
+    """Says that it is the meta device's, which has none."""
+
+    device = torch.device("meta")
+
+    def __new__(cls, device):
+        assert torch.device(device) == cls.device
+        return super().__new__(cls)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """The meta device stands in for a GPU: operations that mix it with the CPU are errors, as there."""
+    monkeypatch.setattr(torch, "Generator", _ElsewhereGenerator)
+    unfused = torch.optim.AdamW  # the fused one knows the devices it runs on
+    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, lr, fused: unfused(groups, lr=lr, foreach=fused))
+    for kind, value in (("__float__", 0.5), ("__int__", 1)):  # what the loop reads back; meta tensors hold nothing
+        monkeypatch.setattr(torch.Tensor, kind, lambda self, value=value: value)
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: torch.zeros(self.shape, dtype=self.dtype))
+    return "meta"
+
+
+@pytest.mark.parametrize("recipe", [Recipe(epochs=2, batch_size=64), TAUGHT])
+@pytest.mark.parametrize("stray", ["", "evaluation", "train"])
+def test_all_of_a_training_stays_on_its_device(training, elsewhere, recipe, stray):
+    teacher = weights_of_teacher() if recipe.teacher else None
+    splits = {"train": training.train, "evaluation": training.validation}
+    there = {name: part if name == stray else part.to(elsewhere) for name, part in splits.items()}
+    moved = dataclasses.replace(training, train=there["train"], validation=None)
+
+    def go():
+        return train.train(ARCHITECTURE, moved, there["evaluation"], recipe, teacher=teacher, device=elsewhere)
+
+    if stray:
+        with pytest.raises(RuntimeError, match="device|meta"):
+            go()
+    else:
+        assert go().backend == "torch (the kernels run on a CPU, not on meta)"
