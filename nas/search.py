@@ -149,7 +149,7 @@ class Finalist:
 class Outcome:
     """What a search came to."""
 
-    finalists: tuple[Finalist, ...]  # the best mean first
+    finalists: tuple[Finalist, ...]  # the winner first
     reason: dict[str, Any]
     folder: Path
     counts: dict[str, int]
@@ -597,9 +597,10 @@ def behind(scores: dict[int, list[float]]) -> set[int]:
 
 
 def finalists_of(study: Study) -> tuple[Finalist, ...]:
-    """The trials with at least one score as a finalist: those that came furthest first, and of them the best mean.
+    """The trials with at least one score as a finalist: the winner, then those that came furthest, the best mean first.
 
-    Those of earlier, shorter searches of the study are among them: what they won they keep.
+    The winner is the smallest of those `tied` at the top. Finalists of earlier, shorter searches of the study are among
+    them: what they won they keep.
     """
     scores = _scores(studies.finalists(study))
     found = [
@@ -616,7 +617,25 @@ def finalists_of(study: Study) -> tuple[Finalist, ...]:
         for trial in ranked(study)
         if trial.number in scores
     ]
-    return tuple(sorted(found, key=lambda finalist: (-len(finalist.scores), -finalist.mean, finalist.num_params)))
+    found.sort(key=lambda finalist: (-len(finalist.scores), -finalist.mean, finalist.num_params))
+    if found:
+        winner = min(tied(found), key=lambda finalist: finalist.num_params)
+        found.sort(key=lambda finalist: finalist is not winner)
+    return tuple(found)
+
+
+def tied(finalists: Iterable[Finalist]) -> list[Finalist]:
+    """Of the finalists that came furthest the best, and those whose mean is within one standard error of the best.
+
+    The standard error is that of the difference, with the sd between seeds pooled over all finalists; of one seed each
+    there is none. Choosing the smallest of them is the rule of Breiman and others ("Classification and Regression
+    Trees", 1984): what is not shown to be better does not pay for its size.
+    """
+    ranking = sorted(finalists, key=lambda finalist: (-len(finalist.scores), -finalist.mean))
+    best, seeds = ranking[0], len(ranking[0].scores)
+    sd, _ = pooled_sd([list(finalist.scores) for finalist in ranking])
+    error = 0.0 if sd is None or seeds == 1 else sd * math.sqrt(2 / seeds)
+    return [each for each in ranking if len(each.scores) == seeds and best.mean - each.mean <= error]
 
 
 def front_of(finalists: tuple[Finalist, ...]) -> list[int]:
@@ -672,13 +691,18 @@ def _reason(
     ]
     verdict = "no finalist was trained: the best brief trial stands in"
     if finalists:
+        winner, last = finalists[0], [each for each in finalists if len(each.scores) == len(finalists[0].scores)]
+        dropped = behind({each.trial: list(each.scores) for each in last})
+        even = [each.trial for each in tied(finalists) if each is not winner]
+        close = [each.trial for each in last[1:] if each.trial not in (*dropped, *even)]
         verdict = "the best mean of the finalists that came furthest"
-        last = [finalist for finalist in finalists if len(finalist.scores) == len(finalists[0].scores)]
-        dropped = behind({finalist.trial: list(finalist.scores) for finalist in last})
-        if len(finalists[0].scores) == 1:
+        if even:
+            listed = ", ".join(map(str, even))
+            verdict = f"the fewest parameters of a tie: within one standard error of the best mean, as trial {listed}"
+        if len(winner.scores) == 1:
             verdict += "; of one seed each, which says nothing of chance"
-        elif ties := [finalist.trial for finalist in last[1:] if finalist.trial not in dropped]:
-            verdict += f"; within chance of it: trial {', '.join(map(str, ties))}"
+        elif close:
+            verdict += f"; within chance of it: trial {', '.join(map(str, close))}"
     return {
         "study": study.study_name,
         "verdict": verdict,

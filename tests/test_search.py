@@ -587,6 +587,43 @@ def test_the_winner_has_the_best_mean_and_need_not_be_the_best_trial():
     assert reason["counts"] == outcome.counts
 
 
+def finalist(trial, num_params, *scores):
+    return search.Finalist(
+        trial=trial, schedule="", num_params=num_params, macs=1, brief=99.0, seeds=tuple(range(len(scores))),
+        scores=scores,
+    )  # fmt: skip
+
+
+def test_tied_are_those_within_one_standard_error_of_the_best():
+    best, near, far, short = (
+        finalist(0, 8000, 99.40, 99.44), finalist(1, 7000, 99.37, 99.43), finalist(2, 6000, 99.34, 99.40),
+        finalist(3, 5000, 99.9),
+    )  # fmt: skip
+    error = math.sqrt((2 * 0.02**2 + 2 * 0.03**2 + 2 * 0.03**2) / 3) * math.sqrt(2 / 2)
+    assert best.mean - near.mean < error < best.mean - far.mean
+    for order in ([best, near, far, short], [short, far, near, best]):
+        assert [each.trial for each in search.tied(order)] == [0, 1]  # what came less far is no rival
+    assert search.tied([finalist(0, 8000, 99.4), finalist(1, 7000, 99.3)]) == [finalist(0, 8000, 99.4)]
+    assert len(search.tied([finalist(0, 8000, 99.4), finalist(1, 7000, 99.4)])) == 2
+
+
+@pytest.mark.parametrize("gap", [0.0, 5.0])
+def test_of_a_tie_the_smallest_wins(gap):
+    """Two seeds that are 2 points apart: a standard error of 1.4 for the difference of two finalists."""
+    study, sizes = toys.open_study(), []
+
+    def score(architecture, seed, epoch):
+        sizes.append(architecture.num_params)
+        return 60 + 2 * (seed % 2) + gap * (architecture.num_params == max(sizes))
+
+    outcome = toys.run(toys.Pool(score=score), study=study, pruner="none", finalists=4)
+    raced = [each.num_params for each in outcome.finalists if len(each.scores) == 2]
+    assert len(set(raced)) > 1
+    assert raced[0] == (max(raced) if gap else min(raced))
+    assert ("the fewest parameters of a tie" in outcome.reason["verdict"]) == (not gap)
+    assert (outcome.folder / "architecture.txt").read_text().strip() == outcome.finalists[0].schedule
+
+
 def test_a_winner_is_not_lost_to_later_candidates():
     """With more trials other candidates lead, but what a finalist has won it keeps."""
     study = toys.open_study()
@@ -707,7 +744,6 @@ def test_each_seed_halves_the_finalists_down_to_two():
     assert [len(finalist.scores) for finalist in outcome.finalists] == [4, 4, 2, 2, 1, 1, 1, 1]
     first = sorted(outcome.finalists, key=lambda finalist: -finalist.scores[0])
     assert {finalist.trial for finalist in outcome.finalists[:4]} == {finalist.trial for finalist in first[:4]}
-    assert outcome.finalists[0].mean >= outcome.finalists[1].mean
 
 
 # --- the front --------------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from nas import kernels, train
 from nas.architecture import Architecture
-from nas.data import Split
 from nas.errors import NasError, UsageError
 from nas.model import build
 from nas.train import Diverged, Recipe
@@ -322,7 +321,7 @@ def test_all_of_a_training_stays_on_its_device(training, elsewhere, recipe, stra
         return train.train(ARCHITECTURE, moved, there["evaluation"], recipe, teacher=teacher, device=elsewhere)
 
     if stray:
-        with pytest.raises(RuntimeError, match="device|meta"):
+        with pytest.raises(RuntimeError, match=r"device|meta"):
             go()
     else:
         assert go().backend == "torch (the kernels run on a CPU, not on meta)"
