@@ -51,11 +51,12 @@ except (ImportError, OSError) as error:  # `unsuited` tells; nothing else here i
 F = TypeVar("F", bound=Callable[..., Any])
 FAST_MATH = {"contract", "reassoc", "nsz", "arcp"}
 
-# The register blocks: 24 accumulators of 32 registers with AVX-512, 12 of 16 without.
+# The register blocks: 24 accumulators of 32 registers with AVX-512, 12 of 16 without. A row of a pair has four.
 WIDE = "avx512f" in _FEATURES
 LANES = 16 if WIDE else 8
 ROWS = 6
 COLUMNS = (4, 2, 1) if WIDE else (2, 1)
+PAIR_ROWS = 6 if WIDE else 3
 FILTERS, TAPS = (3, 9) if WIDE else (4, 3)
 VECTOR = 4 * LANES
 CHUNK = 64
@@ -220,6 +221,45 @@ def _tile(
 
 
 @emitted
+def _pair(
+    b: Any, rows: Any, source: Any, plane: Any, channels: Any, taps: Any, tap_rows: Any, pixel: Any, weights: Any,
+    bias: Any, target: Any, target_plane: Any,
+) -> None:  # fmt: skip
+    """`rows` output channels x two neighbours of a 3x3 convolution, a vector of each: four products a row of taps.
+
+    Winograd's F(2, 3) ("Arithmetic Complexity of Computations", 1980): of pixels d0 to d3 and weights w0 to w2, with
+    m0 = (d0 - d2) w0, m1 = (d1 + d2) (w0 + w1 + w2) / 2, m2 = (d2 - d1) (w0 - w1 + w2) / 2 and m3 = (d1 - d3) w2, the
+    two are m0 + m1 + m2 and m1 - m2 - m3. `taps` is as for `_tile`, from the leftmost tap of the first row on; weights
+    are packed (channel, tap row, m, row). Beside a `_tile` for each pixel, a step of the published networks took 8 to
+    14 % less. For the weight gradient the same won nothing: that is held up by its loads.
+    """
+    for height, _ in _cases(b, rows, range(1, PAIR_ROWS + 1), _int(1), (1,)):
+        sums = [[_register(b) for _ in range(4)] for _ in range(height)]
+        for row in range(height):
+            for k, accumulator in enumerate(sums[row]):  # m1 goes into both
+                zero = ir.Constant(_vector(), [0.0] * LANES)
+                b.store(_splat(b, b.add(bias, _int(4 * row))) if k == 1 else zero, accumulator)
+        with _loop(b, channels) as channel:
+            x_plane = b.add(source, b.mul(channel, plane))
+            w_plane = b.add(weights, b.mul(channel, _int(48 * height)))
+            with _loop(b, tap_rows) as tap_row:
+                leftmost = b.add(taps, b.mul(tap_row, _int(48)))
+                x = b.add(x_plane, _load(b, leftmost, ir.IntType(64)))
+                ky = b.sdiv(_load(b, b.add(leftmost, _int(8)), ir.IntType(64)), _int(3))
+                w = b.add(w_plane, b.mul(ky, _int(16 * height)))
+                d0, d1, d2, d3 = (_load(b, b.add(x, b.mul(pixel, _int(n)))) for n in range(4))
+                mixed = b.fsub(d0, d2), b.fadd(d1, d2), b.fsub(d2, d1), b.fsub(d1, d3)
+                for k, value in enumerate(mixed):
+                    for row in range(height):
+                        _multiply_add(b, sums[row][k], _splat(b, b.add(w, _int(4 * (k * height + row)))), value)
+        for row in range(height):
+            m0, m1, m2, m3 = map(b.load, sums[row])
+            out = b.add(target, b.mul(target_plane, _int(row)))
+            _store(b, b.fadd(b.fadd(m0, m1), m2), out)
+            _store(b, b.fsub(b.fsub(m1, m2), m3), b.add(out, pixel))
+
+
+@emitted
 def _slide(
     b: Any, rows: Any, pixels: Any, source0: Any, source1: Any, source2: Any, pixel: Any, weights: Any, step: Any,
     target: Any, vectors: Any,
@@ -334,7 +374,7 @@ _ADDRESSES = (
     "x_grad", "y_grad",  # the gradient of z overwrites z
     "skip", "skip_grad",  # what a residual adds to the output, and to the gradient of the input
     "weight", "bias", "gamma", "beta", "weight_grad", "bias_grad", "gamma_grad", "beta_grad",
-    "running_mean", "running_var", "batches", "coefficients", "moments", "packed", "sums", "taps", "zeros",
+    "running_mean", "running_var", "batches", "coefficients", "moments", "packed", "paired", "sums", "taps", "zeros",
 )  # fmt: skip
 _NUMBERS = (
     "kind", "c_in", "h_in", "w_in", "c_out", "h", "w", "kernel", "stride", "padding", "depthwise", "separable",
@@ -410,7 +450,8 @@ def _correlate(s: Any, y: int, transposed: Any) -> None:
     blocks, group_step = (c_out + ROWS - 1) // ROWS, 0
     if s.depthwise:
         c_in, blocks, group_step = 1, c_out, plane
-    slides = s.depthwise and kernel == 3 and stride == 1
+    threes = kernel == 3 and stride == 1
+    pair_blocks = (c_out + PAIR_ROWS - 1) // PAIR_ROWS
     table = _longs(s.taps, 2 * area)
     count, old_lo, old_hi = 0, -1, -1
     x = 0
@@ -424,9 +465,11 @@ def _correlate(s: Any, y: int, transposed: Any) -> None:
         if lo != old_lo or hi != old_hi or (transposed and stride > 1):
             count, old_lo, old_hi = _fill_taps(table, s, y, x, lo, hi, transposed, rows_in, h_in, w_in), lo, hi
         at, to = source + base * pixel, target + (y * w_out + x) * pixel
-        pixels, lane = 1, 0
-        if slides and lo == 0 and hi == 3 and count:
-            pixels = min(4, (w_in - padding if transposed else w_in - 2 + padding) - x)  # as far as all three taps go
+        pixels, lane, full = 1, 0, 0
+        if threes and lo == 0 and hi == 3 and count:
+            full = (w_in - padding if transposed else w_in - 2 + padding) - x  # as far as all three taps go
+        if s.depthwise and full:
+            pixels = min(4, full)
             left, step = (4, -4) if transposed else (0, 4)  # the leftmost tap's pair, the way to the next one's weight
             second, third = left + min(6, 2 * count - 6), left + 2 * count - 6
             for c in range(c_out):
@@ -434,6 +477,15 @@ def _correlate(s: Any, y: int, transposed: Any) -> None:
                        at + table[third] + c * plane, pixel, s.packed + 4 * (c * area + table[left + 1]), step,
                        to + c * target_plane, s.lanes // LANES)  # fmt: skip
             lane = s.lanes
+        elif full > 1:
+            pixels, left = 2, 32 if transposed else 0
+            while lane < s.lanes:
+                for k in range(pair_blocks):
+                    o = k * c_out // pair_blocks
+                    rows = (k + 1) * c_out // pair_blocks - o
+                    _pair(rows, at + 4 * lane, plane, c_in, s.taps + left, count // 3, pixel, s.paired + 48 * o * c_in,
+                          bias + 4 * o, to + 4 * lane + o * target_plane, target_plane)  # fmt: skip
+                lane += LANES
         while lane < s.lanes:
             columns = COLUMNS[-1]
             for width in COLUMNS:
@@ -466,6 +518,27 @@ def _pack(s: Any, transposed: Any) -> None:
                 for o in range(k * c_out // blocks, (k + 1) * c_out // blocks):
                     packed[n] = source[o * o_step + i * i_step + tap]
                     n += 1
+    if s.kernel == 3 and s.stride == 1 and not s.depthwise:
+        _pack_pairs(source, _floats(s.paired, 12 * c_out * c_in), c_out, c_in, o_step, i_step, transposed)
+
+
+@compiled
+def _pack_pairs(source: Any, paired: Any, c_out: int, c_in: int, o_step: int, i_step: int, transposed: Any) -> None:
+    """What `_pair` multiplies with, in blocks of at most PAIR_ROWS output channels."""
+    half, first, last = np.float32(0.5), 2 * transposed, 2 - 2 * transposed
+    blocks, n = (c_out + PAIR_ROWS - 1) // PAIR_ROWS, 0
+    for k in range(blocks):
+        start, end = k * c_out // blocks, (k + 1) * c_out // blocks
+        rows = end - start
+        for i in range(c_in):
+            for ky in range(3):
+                for o in range(start, end):
+                    at = o * o_step + i * i_step + 3 * ky
+                    w0, w1, w2 = source[at + first], source[at + 1], source[at + last]
+                    paired[n], paired[n + 3 * rows] = w0, w2
+                    paired[n + rows], paired[n + 2 * rows] = half * (w0 + w1 + w2), half * (w0 - w1 + w2)
+                    n += 1
+                n += 3 * rows
 
 
 @compiled
@@ -1156,6 +1229,7 @@ class _Plan:
         records["bias"] = np.where(records["bias"] == 0, records["zeros"], records["bias"])
         for record in records:
             record["packed"] = self.allocate(weights).data_ptr()
+            record["paired"] = self.allocate(weights * 4 / 3).data_ptr()
             record["sums"] = self.allocate(weights * LANES).data_ptr()
         records["taps"] = self.allocate(4 * widest * area).data_ptr()
 

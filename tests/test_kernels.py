@@ -63,16 +63,21 @@ def torch_step(model, images, labels, smoothing=0.0):
 def check(text, n, *, input_shape=None, smoothing=0.0, seed=0, tolerance=1e-4):
     architecture, model, reference = pair(text, input_shape=input_shape, seed=seed)
     images, labels = batch(architecture, n, seed=seed)
+    single = copy.deepcopy(model)
     network = kernels.Network(architecture, model)
     loss, correct = network.step(images, labels, label_smoothing=smoothing)
     expected, expected_correct = torch_step(reference, images, labels, smoothing)
+    torch_step(single, images, labels, smoothing)
     assert loss == pytest.approx(expected, rel=1e-5, abs=1e-6)
     assert correct == expected_correct
     largest = max(float(p.grad.norm()) for p in reference.parameters())
-    for (name, ours), theirs in zip(model.named_parameters(), reference.parameters(), strict=True):
+    rows = zip(model.named_parameters(), single.parameters(), reference.parameters(), strict=True)
+    for (name, ours), torchs, exact in rows:
         # Some gradients are zero but for rounding (a bias before a norm): measured against the largest as well.
-        error = float((ours.grad - theirs.grad).norm()) / (float(theirs.grad.norm()) + 0.1 * largest)
-        assert error < tolerance, (name, error)
+        scale = float(exact.grad.norm()) + 0.1 * largest
+        error, rounding = (float((each.grad - exact.grad).norm()) / scale for each in (ours, torchs))
+        # Where a value near zero falls to the other side of a ReLU, torch's own float32 is off by more.
+        assert error < max(tolerance, 2 * rounding), (name, error, rounding)
     for (name, ours), theirs in zip(model.named_buffers(), reference.buffers(), strict=True):
         torch.testing.assert_close(ours.double(), theirs.double(), rtol=1e-5, atol=1e-6, msg=name)
     reference.eval()
