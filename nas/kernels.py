@@ -1308,7 +1308,7 @@ class Network:
         self._check(images)
         torch.set_flush_denormal(True)
         count, unlabelled = images.shape[3], np.empty(0, np.int64)
-        plan = self._plan(max(self._plans, default=EVALUATION_BATCH))
+        plan = self._plan(min(count, max(self._plans, default=EVALUATION_BATCH)))
         out = torch.empty(self._classes, count)
         for start in range(0, count, plan.lanes):
             chunk = images[..., start : start + plan.lanes]

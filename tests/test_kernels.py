@@ -229,6 +229,18 @@ def test_a_nan_stays_a_nan(text, value):
     assert network.logits(images)[3].isnan().all()
 
 
+def test_few_images_take_few_vectors():
+    """A teacher has the batches of its student: with 128 images each, those of 32 took it four times as long."""
+    architecture, model, _ = pair("4v M 5 G C")
+    images, _ = batch(architecture, 300)
+    many, few = kernels.Network(architecture, model), kernels.Network(architecture, model)
+    whole = many.logits(images)
+    assert many._plans.keys() == {kernels.EVALUATION_BATCH}
+    assert few.logits(images[..., :20]).equal(whole[:20])
+    assert few._plans.keys() == {20}
+    assert few.logits(images).equal(whole)
+
+
 def test_what_cannot_be_trained_is_refused():
     architecture, model, _ = pair("4v M 5 G 6k1 C")
     network = kernels.Network(architecture, model)
