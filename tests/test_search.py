@@ -744,6 +744,11 @@ def test_each_seed_halves_the_finalists_down_to_two():
     assert [len(finalist.scores) for finalist in outcome.finalists] == [4, 4, 2, 2, 1, 1, 1, 1]
     first = sorted(outcome.finalists, key=lambda finalist: -finalist.scores[0])
     assert {finalist.trial for finalist in outcome.finalists[:4]} == {finalist.trial for finalist in first[:4]}
+    last = outcome.finalists[:2]
+    tie = search.tied(outcome.finalists)
+    assert tie[0].mean == max(finalist.mean for finalist in last)
+    assert outcome.finalists[0].num_params == min(finalist.num_params for finalist in tie)
+    assert outcome.finalists[0] in tie
 
 
 # --- the front --------------------------------------------------------------------------------------------------------
