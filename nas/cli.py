@@ -109,8 +109,8 @@ def search(
     ] = False,
     known: Annotated[bool, typer.Option("--known/--no-known", help="Try the published designs that fit first.")] = True,
     brief_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a brief trial; 3 unless said.")] = None,
-    finalists: Annotated[int, typer.Option(min=1, help="Leaders to train again; each seed halves them.")] = 8,
-    finalist_seeds: Annotated[int, typer.Option(min=1, help="Seeds of the last two.")] = 3,
+    finalists: Annotated[int, typer.Option(min=1, help="Leaders to train again, fewer with each seed.")] = 8,
+    finalist_seeds: Annotated[int, typer.Option(min=1, help="Seeds of the last two.")] = 4,
     finalist_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a finalist; 8 unless said.")] = None,
     target: Annotated[float | None, typer.Option(help="Accuracy in percent to reach.")] = None,
     device: Device = "auto",
@@ -624,7 +624,7 @@ def _dry_run(space: SearchSpace, settings: Settings, name: str, workers: int, de
         f"{settings.trials} brief trials of {recipe.epochs} epochs, batch {recipe.batch_size}, "
         f"{settings.sampler} sampler, {settings.pruner} pruner\n"
         f"{settings.finalists} finalists of {settings.finalist_epochs} epochs, {settings.finalist_seeds} seeds, "
-        f"{'all points of the front' if settings.pareto else 'each seed for the better half'}\n"
+        f"{'all points of the front' if settings.pareto else 'each seed for the better three fifths of the last'}\n"
         f"space {space.key}; smallest {space.smallest()[0]:,} parameters"
     )
     seen: set[str] = set()

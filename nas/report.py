@@ -139,7 +139,7 @@ def finalists(reason: Mapping[str, Any]) -> RenderableType:
     """The finalists of a `reason.json` with their intervals, the winner first; a front by its parameters."""
     table = plain(
         ("", "trial", "params", "brief", "mean", "sd", "n", "95 % interval", "schedule"),
-        title=f"Finalists: {reason['score']}, {reason['finalist_epochs']} epochs, validation split",
+        title=f"Finalists: {reason['score']}, {reason['finalist_epochs']} epochs, validation split of each seed",
         right=("trial", "params", "brief", "mean", "sd", "n", "95 % interval"),
     )
     winner, rows = reason["finalists"][:1], reason["finalists"]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from nas.errors import StorageError, UsageError
@@ -83,7 +84,9 @@ def create(name: str, storage: str | None, settings: Mapping[str, Any], record: 
         raise StorageError(f"cannot make {folder(name)} ({error.strerror}): free it, or set NAS_STUDIES") from error
     url = storage or database(name)
     with storage_errors(url):
-        study = optuna.create_study(study_name=name, storage=_storage(url), direction="maximize", load_if_exists=True)
+        opened = _storage(url)
+        _claim_once(opened)
+        study = optuna.create_study(study_name=name, storage=opened, direction="maximize", load_if_exists=True)
         known = study.user_attrs.get(SETTINGS)
         if known is None:
             for key, value in record.items():
@@ -252,6 +255,19 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
     except (ImportError, RuntimeError) as error:  # no driver for it; the tables of another Optuna
         cause = str(error.__cause__ or error).splitlines()[0]
         raise StorageError(f"the storage {redact(url)} cannot be used ({cause}): give another --storage") from error
+
+
+def _claim_once(storage: optuna.storages.RDBStorage) -> None:
+    """Take SQLite's write lock at the begin of every transaction, not at its first change.
+
+    SQLite knows no SELECT FOR UPDATE, with which Optuna keeps two processes from starting the same waiting trial: both
+    read that it waits, and both train it.
+    """
+    if storage.engine.name == "sqlite":
+
+        @event.listens_for(storage.engine, "begin")
+        def _begin(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _alive(pid: int) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nas import kernels
 from nas.architecture import Architecture
-from nas.data import Split, TrainingData
+from nas.data import Split, TrainingData, fold
 from nas.errors import NasError
 from nas.train import Backend, Epoch, Recipe, Run, choose_backend, train
 
@@ -33,6 +33,7 @@ class Job:
     architecture: Architecture
     recipe: Recipe
     seed: int
+    fold: int = 0  # which validation split, of those that `data.fold` makes
     teacher: dict[str, Tensor] | None = None  # the weights of the recipe's teacher
 
 
@@ -59,7 +60,7 @@ class Pool:
     """`count` processes of `threads` threads each, spawned at the first job; a context manager, which ends them.
 
     The training data travel once, in shared memory. `evaluation` is what every epoch is scored on: the search passes
-    the validation split, a full run the test split it was given.
+    the validation split, a full run the test split it was given. A job of another fold is scored on that one instead.
     """
 
     def __init__(
@@ -188,6 +189,10 @@ def _work(
 
 def _train(pipe: Connection, job: Job, training: TrainingData, evaluation: Split, device: str, backend: Backend) -> Run:
     told = time.monotonic()
+    if job.fold:
+        training = fold(training, job.fold)
+        assert training.validation is not None
+        evaluation = training.validation
 
     def on_step(step: int, steps: int) -> None:
         nonlocal told
@@ -206,7 +211,8 @@ def _train(pipe: Connection, job: Job, training: TrainingData, evaluation: Split
 
 
 def _to(training: TrainingData, device: str) -> TrainingData:
-    return dataclasses.replace(training, train=training.train.to(device), validation=None)
+    validation = None if training.validation is None else training.validation.to(device)
+    return dataclasses.replace(training, train=training.train.to(device), validation=validation)
 
 
 @contextlib.contextmanager

@@ -407,6 +407,29 @@ def test_validation_is_one_sixth_disjoint_and_decided_by_the_seed(toy):
     assert first.hash == other.hash  # of the whole training set, however it is split
 
 
+def test_folds_are_disjoint_parts_of_the_training_images_in_proportion(toy):
+    first = data.training_data(MNIST, data_dir=toy, validation=40)
+    assert data.fold(first, 0) is first
+    folds = [data.fold(first, number) for number in range(6)]
+    held_out = [rows(each.validation.images) for each in folds]
+    assert held_out[4] == held_out[1]  # 160 images have three other parts of 40 and an image a class to learn from
+    assert held_out[5] == held_out[2]
+    for each in folds[:4]:
+        assert len(each.validation) == 40
+        shares = torch.bincount(each.validation.labels) / torch.bincount(first.train.labels)
+        assert shares.max() - shares.min() < 0.2
+        together = rows(torch.cat([each.train.images, each.validation.images]))
+        assert sorted(together) == sorted(rows(torch.cat([first.train.images, first.validation.images])))
+        assert (each.mean, each.std) == data._moments(each.train.images)
+        assert each.hash == first.hash
+    assert len({row for part in held_out[:4] for row in part}) == 4 * 40
+    again = data.fold(first, 2)
+    assert rows(again.validation.images) == held_out[2]
+    assert again.validation.labels.equal(folds[2].validation.labels)
+    thin = data.training_data(MNIST, data_dir=toy, validation=40, fraction=0.2)
+    assert data.fold(thin, 3) is thin
+
+
 def test_training_data_can_be_sent_to_a_spawned_worker(toy):
     loaded = data.training_data(MNIST, data_dir=toy)
     sent = pickle.loads(pickle.dumps(loaded))

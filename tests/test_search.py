@@ -581,7 +581,7 @@ def test_the_winner_has_the_best_mean_and_need_not_be_the_best_trial():
     text = (outcome.folder / "architecture.txt").read_text().strip()
     assert text == outcome.finalists[0].schedule
     reason = json.loads((outcome.folder / "reason.json").read_text())
-    assert reason["split"] == "validation"
+    assert reason["split"] == "validation, a part of the training set for each seed"
     assert [row["trial"] for row in reason["finalists"]] == [finalist.trial for finalist in outcome.finalists]
     assert reason["finalists"][0]["seeds"] == [1, 2]
     assert reason["counts"] == outcome.counts
@@ -594,12 +594,16 @@ def finalist(trial, num_params, *scores):
     )  # fmt: skip
 
 
+def residuals(table):
+    """Of the additive model of a full table of candidates and seeds: with its row and column means taken out."""
+    return table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
+
+
 def test_tied_are_those_within_one_standard_error_of_the_best():
-    best, near, far, short = (
-        finalist(0, 8000, 99.40, 99.44), finalist(1, 7000, 99.37, 99.43), finalist(2, 6000, 99.34, 99.40),
-        finalist(3, 5000, 99.9),
-    )  # fmt: skip
-    error = math.sqrt((2 * 0.02**2 + 2 * 0.03**2 + 2 * 0.03**2) / 3) * math.sqrt(2 / 2)
+    scores = np.array([[99.40, 99.54], [99.43, 99.47], [99.31, 99.49]])
+    best, near, far = (finalist(trial, 8000 - trial, *row) for trial, row in enumerate(scores))
+    short = finalist(3, 5000, 99.9)
+    error = math.sqrt((residuals(scores) ** 2).sum() / 2) * math.sqrt(2 / 2)
     assert best.mean - near.mean < error < best.mean - far.mean
     for order in ([best, near, far, short], [short, far, near, best]):
         assert [each.trial for each in search.tied(order)] == [0, 1]  # what came less far is no rival
@@ -609,12 +613,13 @@ def test_tied_are_those_within_one_standard_error_of_the_best():
 
 @pytest.mark.parametrize("gap", [0.0, 5.0])
 def test_of_a_tie_the_smallest_wins(gap):
-    """Two seeds that are 2 points apart: a standard error of 1.4 for the difference of two finalists."""
+    """Each finalist is two points luckier with one of its seeds: the difference of two means nothing."""
     study, sizes = toys.open_study(), []
 
     def score(architecture, seed, epoch):
         sizes.append(architecture.num_params)
-        return 60 + 2 * (seed % 2) + gap * (architecture.num_params == max(sizes))
+        lucky = (seed + len(set(sizes[: sizes.index(architecture.num_params)]))) % 2
+        return 60 + 2 * lucky + gap * (architecture.num_params == max(sizes))
 
     outcome = toys.run(toys.Pool(score=score), study=study, pruner="none", finalists=4)
     raced = [each.num_params for each in outcome.finalists if len(each.scores) == 2]
@@ -675,20 +680,36 @@ def test_pooled_sd_is_that_of_the_residuals():
     assert search.pooled_sd([]) == (None, 0)
 
 
-def test_behind_is_the_one_sided_pooled_t_test():
-    """With two candidates it is scipy's two-sample test with equal variances at 5 %, one-sided."""
+def test_paired_sd_is_that_of_the_additive_model():
+    rng = np.random.default_rng(0)
+    table = 99 + rng.normal(0, 0.05, (4, 3))
+    rows = [dict(enumerate(row)) for row in table]
+    expected = math.sqrt((residuals(table) ** 2).sum() / (3 * 2))
+    assert search.paired_sd(rows) == (pytest.approx(expected), 6)
+    # Harder images for all, with one seed, and better candidates change nothing; a single score explains itself.
+    moved = [{seed: score - seed + number for seed, score in row.items()} for number, row in enumerate(rows)]
+    assert search.paired_sd([*moved, {0: 10.0}, {7: 1.0}]) == (pytest.approx(expected), 6)
+    assert search.paired_sd([{0: 99.0, 1: 98.0}]) == (None, 0)
+    assert search.paired_sd([]) == (None, 0)
+
+
+def test_behind_is_the_one_sided_paired_t_test():
+    """With two candidates it is scipy's paired test at 5 %, one-sided."""
     rng = np.random.default_rng(0)
     verdicts = set()
     for _ in range(200):
-        a = list(99 + rng.normal(0, 0.05, 3))
-        b = list(99 - rng.uniform(0, 0.2) + rng.normal(0, 0.05, int(rng.integers(2, 4))))
+        images = rng.normal(0, 0.3, int(rng.integers(2, 5)))
+        a = images + 99 + rng.normal(0, 0.05, len(images))
+        b = images + 99 - rng.uniform(0, 0.2) + rng.normal(0, 0.05, len(images))
         leader, other = (a, b) if np.mean(a) >= np.mean(b) else (b, a)
-        expected = {1} if stats.ttest_ind(leader, other, alternative="greater").pvalue < 0.05 else set()
-        assert search.behind({0: leader, 1: other}) == expected
+        expected = {1} if stats.ttest_rel(leader, other, alternative="greater").pvalue < 0.05 else set()
+        assert search.behind({0: dict(enumerate(leader)), 1: dict(enumerate(other))}) == expected
         verdicts.add(bool(expected))
     assert verdicts == {True, False}
-    assert search.behind({0: [99.0], 1: [10.0]}) == set()  # one score says nothing of its spread
-    assert search.behind({0: [99.0, 99.1], 1: [10.0]}) == set()
+    clear = {1: 99.0, 2: 99.1, 3: 99.2}
+    assert search.behind({0: clear, 1: {1: 10.0}}) == set()  # one score says nothing of its spread
+    assert search.behind({0: clear, 1: {2: 10.0, 4: 11.0}}) == set()  # nor two of other seeds
+    assert search.behind({0: clear, 1: {1: 10.0, 2: 11.0, 3: 10.0}}) == {1}
     assert search.behind({}) == set()
 
 
@@ -734,16 +755,17 @@ def test_clearly_worse_finalists_get_no_more_seeds():
     assert [len(finalist.scores) for finalist in outcome.finalists] == [2, 2]
 
 
-def test_each_seed_halves_the_finalists_down_to_two():
+def test_each_seed_leaves_three_fifths_of_the_finalists_down_to_two():
     def score(architecture, seed, epoch):  # chance alone: none is clearly behind
         return 90 + zlib.crc32(f"{architecture} {seed}".encode()) % 1000 / 100
 
     study, pool = toys.open_study(), toys.Pool(2, score=score)
-    outcome = toys.run(pool, study=study, trials=9, pruner="none", finalists=8, finalist_seeds=4)
-    assert Counter(seed for _, seed, epochs in pool.trained if epochs == 2) == {1: 8, 2: 4, 3: 2, 4: 2}
-    assert [len(finalist.scores) for finalist in outcome.finalists] == [4, 4, 2, 2, 1, 1, 1, 1]
+    outcome = toys.run(pool, study=study, trials=9, pruner="none", finalists=8, finalist_seeds=5)
+    assert Counter(seed for _, seed, epochs in pool.trained if epochs == 2) == {1: 8, 2: 5, 3: 3, 4: 2, 5: 2}
+    assert set(pool.folds) == {(seed, seed) for seed in range(6)}  # other images for each seed
+    assert [len(finalist.scores) for finalist in outcome.finalists] == [5, 5, 3, 2, 2, 1, 1, 1]
     first = sorted(outcome.finalists, key=lambda finalist: -finalist.scores[0])
-    assert {finalist.trial for finalist in outcome.finalists[:4]} == {finalist.trial for finalist in first[:4]}
+    assert {finalist.trial for finalist in outcome.finalists[:5]} == {finalist.trial for finalist in first[:5]}
     last = outcome.finalists[:2]
     tie = search.tied(outcome.finalists)
     assert tie[0].mean == max(finalist.mean for finalist in last)

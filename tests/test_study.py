@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -304,3 +305,23 @@ def test_the_environment_is_what_json_can_hold(monkeypatch):
     assert json.loads(json.dumps(record)) == record
     assert record["command"] == "nas train-best --architecture '8 M G C'"
     assert {"torch", "optuna", "python", "processor", "cores", "time"} <= record.keys()
+
+
+def test_a_waiting_trial_starts_in_one_process_only(tmp_path):
+    """Optuna alone starts some of them twice: its SELECT FOR UPDATE is nothing to SQLite."""
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    parents = [studies.create("shared", url, {}, {}) for _ in range(3)]
+    for _ in range(30):
+        parents[0].enqueue_trial({})
+    started, gate = [], threading.Barrier(len(parents))
+
+    def start(study):
+        gate.wait()
+        started.extend(study.ask().number for _ in range(10))
+
+    threads = [threading.Thread(target=start, args=(study,)) for study in parents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(started) == list(range(30))

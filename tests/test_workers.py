@@ -13,6 +13,7 @@ import torch
 import toys
 
 from nas.architecture import Architecture
+from nas.data import fold
 from nas.train import Recipe, train
 from nas.workers import Job, Pool
 
@@ -51,10 +52,12 @@ def hear(pool, *, stop=False, seconds=60.0):
     return heard
 
 
-def test_a_worker_trains_as_this_process_does(pool, training):
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_worker_trains_as_this_process_does(pool, training, number):
     """Bit for bit, at the same number of threads; every epoch is told before the run."""
+    training = fold(training, number)
     assert pool.idle == 0
-    assert pool.submit(job("mine")) == 0
+    assert pool.submit(job("mine", fold=number)) == 0
     assert pool.idle is None
     assert [each.key for each in pool.jobs] == ["mine"]
     heard = hear(pool)

@@ -52,6 +52,7 @@ class Pool:
         self.lives: list[tuple[Job, Iterator[Message]] | None] = [None] * count
         self.score, self.stops = score, [False] * count
         self.trained: list[tuple[str, int, int]] = []  # schedule, seed and epochs of every job handed in
+        self.folds: list[tuple[int, int]] = []  # seed and fold of each
         self.stopped: list[Any] = []
         self.restarts = 0
 
@@ -70,6 +71,7 @@ class Pool:
         number = self.idle
         assert number is not None
         self.trained.append((str(job.architecture), job.seed, job.recipe.epochs))
+        self.folds.append((job.seed, job.fold))
         self.stops[number] = False
         self.lives[number] = (job, self.live(number, job))
         return number
@@ -133,7 +135,11 @@ class TrainingPool(Pool):
         self.training, self.evaluation, self.backend = training, evaluation, backend
 
     def live(self, number: int, job: Job) -> Iterator[Message]:
-        run = train(job.architecture, self.training, self.evaluation, job.recipe, seed=job.seed, backend=self.backend)
+        training, evaluation = self.training, self.evaluation
+        if job.fold:
+            training = data.fold(training, job.fold)
+            evaluation = training.validation or evaluation
+        run = train(job.architecture, training, evaluation, job.recipe, seed=job.seed, backend=self.backend)
         for epoch in run.epochs:
             yield Message(worker=number, job=job, epoch=epoch)
         yield Message(worker=number, job=job, run=run)

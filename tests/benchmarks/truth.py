@@ -9,13 +9,14 @@
   most have 6,000 to 8,000. Those above 2.2 million MACs are left out, for a CPU trains them too long: of random points
   under 8,000 parameters that is one in 30, of those under 10,000 one in 13.
 * All are trained with the default recipe on the search's own training split of MNIST (50,000 images) and scored on its
-  validation split (10,000). The score of a full run is its mean accuracy over the last 5 of 15 epochs, that of a brief
-  run its last epoch's. A brief run has its own, complete schedule of rates; `epoch n of 15` is what a full run had come
-  to by then, with its rate still high.
+  validation split (10,000); a full run of seed 1 and more on another such split for each seed, as finalists are, for
+  the luck of 10,000 images is part of a score. The score of a full run is its mean accuracy over the last 5 of 15
+  epochs, that of a brief run its last epoch's. A brief run has its own, complete schedule of rates; `epoch n of 15` is
+  what a full run had come to by then, with its rate still high.
 * `small3` shrinks the images to 22x22, not to 14x14: there half of the networks, and four of the six published designs,
   have no map left. At 22x22 these six and four fifths of the others have one; the rest have no such run.
-* Signals are those of seed 0. That seed's full run is one of those in the mean, shares its initial weights with the
-  brief ones, and has `epoch n of 15` as a part: all look a little better than they are.
+* Signals are those of seed 0. That seed's full run is one of those in the mean, shares its initial weights and its
+  validation images with the brief ones, and has `epoch n of 15` as a part: all look a little better than they are.
 * A row is written when its run is done, and no run is done twice. Only one `train` at a time may write to a file. A run
   that diverged has a row without scores: it ranks last if brief, and does not count in its network's mean if full.
 """
@@ -76,8 +77,8 @@ DIVERGED = "the loss is"
 """How the reason of a run that diverged begins. Any other failure is the machine's, and no row is written of it."""
 
 STRATEGIES = {
-    "4 finalists x 3 seeds": (4, 4, 4), "8, 4, 2 halving": (8, 4, 2), "12 finalists x 1 seed": (12,),
-    "best brief alone": (),
+    "4 finalists x 3 seeds": (4, 4, 4), "8, 4, 2 halving": (8, 4, 2), "8, 5, 3, 2 of four seeds": (8, 5, 3, 2),
+    "12, 8, 5, 3": (12, 8, 5, 3), "12 finalists x 1 seed": (12,), "best brief alone": (),
 }  # fmt: skip
 """How many candidates each round trains with one more seed."""
 FINAL_EPOCHS = 8
@@ -246,7 +247,8 @@ def fill(path: Path, tasks: Sequence[Task], pool: Pool, past: Callable[[], bool]
         while waiting and pool.idle is not None and not past():
             task = waiting.popleft()
             recipe = Recipe(epochs=task.how.epochs, translate=Recipe.translate * task.how.side / 28)
-            pool.submit(Job(key=task, architecture=task.architecture, recipe=recipe, seed=task.seed))
+            fold = task.seed if task.fidelity == "full" else 0
+            pool.submit(Job(key=task, architecture=task.architecture, recipe=recipe, seed=task.seed, fold=fold))
         if not pool.jobs:
             return
         for message in pool.messages(1.0):
@@ -360,7 +362,7 @@ def replayed(runs: pd.DataFrame, *, fidelity: str, trials: int, times: int) -> t
         for _ in range(times):
             drawn, chances = rng.permutation(len(both))[:trials], rng.random(trials)
             scores = [briefs[i][int(chance * len(briefs[i]))] for i, chance in zip(drawn, chances, strict=True)]
-            live, finals = drawn[np.argsort(scores, kind="stable")[::-1]], rng.normal(full, sd, size=(3, len(full)))
+            live, finals = drawn[np.argsort(scores, kind="stable")[::-1]], rng.normal(full, sd, size=(4, len(full)))
             for turn, keep in enumerate(rounds):
                 live = live[:keep]
                 live = live[np.argsort(-finals[: turn + 1, live].mean(0), kind="stable")]
