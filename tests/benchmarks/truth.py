@@ -155,10 +155,8 @@ def _described(schedule: str, origin: str) -> dict[str, Any]:
 
 
 def plan(schedules: Sequence[str], runs: pd.DataFrame) -> list[Task]:
-    """All but the leaders' further seeds, in an order that makes a table cut short useful."""
-    others = [name for name in FIDELITIES if name not in ("e3", "full")]
-    phases = [[("e3", 0), ("full", 0)], [("full", 1)], *([(name, 0)] for name in others)]
-    phases += [[(name, 1)] for name in ("e3", *others)]
+    """Every fidelity of seed 0 and another full run, in an order that makes a table cut short useful."""
+    phases = [[("e3", 0), ("full", 0)], *([(name, 0)] for name in ("e5", "e1", "e2", "half3", "small3")), [("full", 1)]]
     return [Task(schedule, *each) for phase in phases for schedule in schedules for each in phase]
 
 
@@ -166,6 +164,11 @@ def confirm(schedules: Sequence[str], runs: pd.DataFrame) -> list[Task]:
     """More seeds for the leaders by the first two, which later seeds do not change."""
     leaders = truth(runs[runs["seed"] < 2]).sort_values(ascending=False, kind="stable").index[:LEADERS]
     return [Task(schedule, "full", seed) for seed in range(2, LEADER_SEEDS) for schedule in leaders]
+
+
+def repeat(schedules: Sequence[str], runs: pd.DataFrame) -> list[Task]:
+    """The brief runs with a second seed."""
+    return [Task(schedule, name, 1) for name in FIDELITIES if name != "full" for schedule in schedules]
 
 
 def due(tasks: Sequence[Task], runs: pd.DataFrame) -> list[Task]:
@@ -424,7 +427,7 @@ def train_command(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = workers or (cores if chosen == "cpu" else 1)
     schedules = list(pd.read_csv(folder / "networks.csv")["schedule"])
-    for stage in (plan, confirm):
+    for stage in (plan, confirm, repeat):
         runs = load(path, repair=True)
         tasks = due(stage(schedules, runs), runs)
         for (fraction, side), same in itertools.groupby(tasks, key=lambda task: (task.how.fraction, task.how.side)):
