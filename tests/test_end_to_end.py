@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import itertools
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import optuna
 import pytest
 import torch
+import toys
 from optuna.trial import FixedTrial, TrialState
 from rich.console import Console
 from torch.utils.data import TensorDataset
@@ -21,18 +20,7 @@ from torch.utils.data import TensorDataset
 from nas import data
 from nas.architecture import Architecture
 
-
-def script(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / "benchmarks" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # its dataclasses look for their module
-    spec.loader.exec_module(module)
-    return module
-
-
-plain_search, end_to_end = script("plain_search"), script("end_to_end")
+plain_search, end_to_end = toys.benchmark("plain_search"), toys.benchmark("end_to_end")
 
 
 class Stripes(TensorDataset):

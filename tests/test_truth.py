@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +17,7 @@ from nas.budget import Budget
 from nas.space import SearchSpace
 from nas.train import Diverged, Recipe, train
 
-SCRIPT = Path(__file__).parent / "benchmarks" / "truth.py"
-spec = importlib.util.spec_from_file_location("truth", SCRIPT)
-assert spec is not None
-assert spec.loader is not None
-truth: Any = importlib.util.module_from_spec(spec)
-sys.modules["truth"] = truth  # its dataclasses look for their module
-spec.loader.exec_module(truth)
+truth = toys.benchmark("truth")
 
 SCHEDULES = [f"{width} {width} M {width} {width} {width} G C" for width in range(14, 20)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import signal
@@ -182,6 +183,14 @@ def part(training: TrainingData, count: int) -> TrainingData:
 
     split = Split(training.train.images[:count], training.train.labels[:count])
     return dataclasses.replace(training, train=split)
+
+
+def benchmark(name: str) -> Any:
+    """The module of a script of the benchmarks, which are no package."""
+    folder = str(Path(__file__).parent / "benchmarks")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return importlib.import_module(name)
 
 
 def nas(*arguments: str, **environment: str) -> tuple[int, str, str]:

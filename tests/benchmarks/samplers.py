@@ -1,0 +1,341 @@
+"""Samplers and pruners, compared on a surrogate of the table of truth: a search takes a second or two.
+
+    python tests/benchmarks/truth.py train         # first the table, hours
+    python tests/benchmarks/samplers.py            # then the comparison, minutes
+
+* Samplers propose what no table holds. So a Gaussian process is fitted to the full scores of the table's networks, over
+  eleven features of a schedule, and others to what a brief run is short of that after each epoch, and to the seconds of
+  an epoch; all on a log scale of errors, for a point near 97 % is not one near 99.5. How wrong they are, every network
+  left out in turn, is shown first. What the first does not explain near the cap is real, but for the luck of seeds, and
+  is put back: a replay has a world of its own, in which a smooth random function of that size is added. A brief run is
+  off by what was left of a network of the table, its whole curve.
+* A replay is a search by simulated wall-clock: two workers, the same seconds of brief trials for all (proposing costs
+  nothing). The eight leaders are then raced as `nas search` does it, each score off by the table's sd between seeds.
+  The regret is what the winner's true score is below the best that a hill climb without noise finds in that world.
+* `as shipped` is Optuna as it comes, over the same ranges: nothing is drawn again or refilled, a proposal over the cap
+  or of an illegal shape is told as pruned, as in its examples, and costs nothing; a schedule may come twice.
+* Not among them: Wilcoxon's pruner, which compares a trial's scores on several instances, where a brief trial has one
+  seed; and Optuna's GP sampler, which took 37 s for one proposal over these ranges, more than a trial takes to train.
+  With the median pruner it never began: of the random points too few completed beside the published designs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import truth
+import typer
+from numpy.typing import NDArray
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.trial import Trial, TrialState
+from scipy import stats
+from scipy.linalg import cho_factor, cho_solve
+
+from nas import search
+from nas.architecture import Architecture, Conv
+from nas.budget import Budget
+from nas.errors import NasError, UsageError
+from nas.sampler import STARTUP_TRIALS, Proposer
+from nas.space import SearchSpace
+
+Array = NDArray[np.float64]
+
+WORKERS = 2
+PLACES = (8, 5, 3, 2)
+"""Finalists of each turn, as `nas search` has them."""
+
+WAVES = 200
+"""Of a world's random function: enough for it to be nearly normal."""
+
+
+@lru_cache(maxsize=100_000)
+def features(schedule: str) -> tuple[float, ...]:
+    """What the surrogate knows of a schedule."""
+    architecture = Architecture.parse(schedule)
+    convs = [block for block in architecture.blocks if isinstance(block, Conv)]
+    spatial = [layer for layer in architecture.layers if layer.output_shape[1] > 1]
+    field, jump = 1, 1
+    for layer in spatial:
+        if layer.kernel_size:
+            field, jump = field + (layer.kernel_size - 1) * jump, jump * layer.stride
+    early = sum(layer.macs for layer in spatial if layer.output_shape[1] > 14)
+    return (
+        math.log(architecture.num_params), math.log(architecture.macs), architecture.depth, math.log(field),
+        math.log(jump), math.log(spatial[-1].output_shape[1]), math.log(convs[0].width),
+        math.log(min(block.width for block in convs)), math.log(max(block.width for block in convs)),
+        sum(block.separable for block in convs) / len(convs), early / architecture.macs,
+    )  # fmt: skip
+
+
+class Surface:
+    """A Gaussian process over standardised features; length and noise are those of the greatest likelihood."""
+
+    def __init__(self, points: Array, values: Array) -> None:
+        self.low, self.scale = points.mean(0), points.std(0) + 1e-9
+        self.points, self.mean, self.sd = (points - self.low) / self.scale, values.mean(), values.std() + 1e-12
+        aims = (values - self.mean) / self.sd
+        best = -math.inf
+        for length in (1.5, 2.0, 3.0, 4.0, 6.0, 9.0, 14.0):
+            for noise in (0.03, 0.06, 0.12, 0.25, 0.5, 1.0):
+                factor = cho_factor(self._kernel(self.points, length) + noise * np.eye(len(aims)))
+                weights = cho_solve(factor, aims)
+                scale = max(1e-9, float(aims @ weights) / len(aims))  # of the kernel, in closed form
+                likelihood = -np.log(np.diag(factor[0])).sum() - len(aims) / 2 * math.log(scale)
+                if likelihood > best:
+                    best, self.length, self.noise, self.weights = likelihood, length, noise, weights
+        inverse = np.linalg.inv(self._kernel(self.points, self.length) + self.noise * np.eye(len(aims)))
+        self.left: Array = self.sd * self.weights / np.diag(inverse)
+        """Of each value, what the process fitted to the others does not explain."""
+
+    def _kernel(self, others: Array, length: float) -> Array:
+        squares = ((others[:, None] - self.points[None]) ** 2).sum(2)
+        kernel: Array = np.exp(-squares / (2 * length**2))
+        return kernel
+
+    def __call__(self, point: Sequence[float]) -> float:
+        place = ((np.array(point) - self.low) / self.scale)[None]
+        return float(self.mean + self.sd * (self._kernel(place, self.length) @ self.weights)[0])
+
+
+class Table:
+    """The surfaces of a table of truth, for brief runs of one fidelity."""
+
+    def __init__(self, runs: pd.DataFrame, fidelity: str) -> None:
+        how, full = truth.FIDELITIES[fidelity], truth.truth(runs)
+        brief = runs[(runs["fidelity"] == fidelity) & (runs["seed"] == 0)].dropna(subset=["last"]).set_index("schedule")
+        full = full[full.index.isin(brief.index)]
+        brief = brief.loc[full.index]
+        if len(full) < 20:
+            raise SystemExit(f"networks with {fidelity} and full runs: {len(full)} of at least 20; train more")
+        points = np.array([features(str(schedule)) for schedule in full.index])
+        errors = np.log(100 - full.to_numpy(float))
+        gaps = np.log(100 - brief["accuracies"].str.split(expand=True).to_numpy(float)) - errors[:, None]
+        self.epochs, self.fidelity, self.seed_sd = how.epochs, fidelity, truth.seed_sd(runs)
+        if math.isnan(self.seed_sd):
+            raise SystemExit("no network has two full runs: train more")
+        self.full = Surface(points, errors)
+        self.gaps = [Surface(points, column) for column in gaps.T]
+        self.pace = np.log(brief["seconds"].to_numpy(float) / how.epochs)
+        self.log_seconds = Surface(points, self.pace)
+        self.left = np.stack([surface.left for surface in self.gaps], 1)  # (networks, epochs)
+        self.near = np.array([truth.NEAR[0] <= math.exp(point[0]) <= truth.NEAR[1] for point in points])
+        self.errors, self.short = errors, gaps[:, -1]
+        seeds = self.seed_sd / float(np.exp(errors[self.near]).mean())
+        luck = float(np.mean(self.full.left[self.near] ** 2)) - seeds**2 / 2
+        self.unexplained = math.sqrt(max(luck, 0.02**2))
+
+    def fits(self) -> Iterator[tuple[str, float, float, float]]:
+        """By surface, near the cap: its left-out error, the sd of its values, and Spearman's correlation of both."""
+        for name, surface, values in (
+            ("log error, full", self.full, self.errors),
+            (f"what {self.fidelity} adds to it", self.gaps[-1], self.short),
+            ("log seconds of an epoch", self.log_seconds, self.pace),
+        ):
+            left, true = surface.left[self.near], values[self.near]
+            rho = float(stats.spearmanr(true - left, true).statistic)
+            yield name, math.sqrt(float(np.mean(left**2))), float(true.std()), rho
+
+
+class World:
+    """One replay's truth: the table's surface and a smooth random function of the size of what it leaves."""
+
+    def __init__(self, table: Table, seed: int) -> None:
+        self.table, rng = table, np.random.default_rng((seed, 1))
+        self.waves = rng.normal(0, 1 / table.full.length, (WAVES, table.full.points.shape[1]))
+        self.phases = rng.uniform(0, 2 * math.pi, WAVES)
+        self.rng = np.random.default_rng((seed, 2))
+
+    def score(self, schedule: str) -> float:
+        surface, point = self.table.full, features(schedule)
+        place = (np.array(point) - surface.low) / surface.scale
+        luck = math.sqrt(2 / WAVES) * float(np.cos(self.waves @ place + self.phases).sum())
+        return 100 - math.exp(surface(point) + self.table.unexplained * luck)
+
+    def curve(self, schedule: str) -> list[float]:
+        """The accuracies of a brief run."""
+        point, error = features(schedule), math.log(100 - self.score(schedule))
+        left = self.table.left[self.rng.integers(len(self.table.left))]
+        gaps = [gap(point) + float(off) for gap, off in zip(self.table.gaps, left, strict=True)]
+        return [100 - math.exp(error + gap) for gap in gaps]
+
+    def seconds(self, schedule: str) -> float:
+        """Of an epoch, on a core."""
+        return math.exp(self.table.log_seconds(features(schedule)))
+
+    def best(self, space: SearchSpace, seed: int, known: Sequence[str]) -> float:
+        """The best score of a hill climb: a thousand random schedules, then thirty rounds of mutants of the best."""
+        rng, scores = np.random.default_rng((seed, 3)), {}
+        points: dict[str, Any] = {}
+
+        def add(params: Any) -> None:
+            architecture, _ = space.check(params, scores)
+            if architecture is not None:
+                schedule = str(architecture)
+                scores[schedule], points[schedule] = self.score(schedule), params
+
+        for schedule in known:
+            add(space.encode(Architecture.parse(schedule)))
+        while len(scores) < 1000:
+            add(space.random(rng))
+        for _ in range(30):
+            leaders = sorted(scores, key=lambda schedule: -scores[schedule])[:20]
+            for schedule in leaders * 5:
+                add(space.mutate(points[schedule], rng))
+        return max(scores.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A way to search: who proposes and who prunes."""
+
+    name: str
+    sampler: Callable[[SearchSpace, int], BaseSampler]
+    pruner: Callable[[], BasePruner]
+
+
+def _ours(kind: Any) -> Callable[[SearchSpace, int], BaseSampler]:
+    return lambda space, seed: Proposer(space, seed=seed, sampler=kind)
+
+
+def _median() -> BasePruner:
+    return MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=search.WARM_UP)
+
+
+ARMS = (
+    Arm(name="evolution, median", sampler=_ours("evolution"), pruner=_median),
+    Arm(name="evolution, none", sampler=_ours("evolution"), pruner=NopPruner),
+    Arm(name="evolution, halving", sampler=_ours("evolution"), pruner=lambda: SuccessiveHalvingPruner(1, 2)),
+    Arm(name="evolution, Hyperband", sampler=_ours("evolution"), pruner=lambda: HyperbandPruner(1, "auto", 2)),
+    Arm(name="TPE as set up, median", sampler=_ours("tpe"), pruner=_median),
+    Arm(name="TPE as set up, none", sampler=_ours("tpe"), pruner=NopPruner),
+    Arm(name="random, median", sampler=_ours("random"), pruner=_median),
+    Arm(name="random, none", sampler=_ours("random"), pruner=NopPruner),
+    Arm(name="TPE as shipped, median", sampler=lambda _, seed: TPESampler(seed=seed), pruner=MedianPruner),
+)  # fmt: skip
+
+
+def simulate(
+    arm: Arm, world: World, space: SearchSpace, *, seed: int, seconds: float, known: bool
+) -> tuple[float, int, int]:
+    """A search of simulated seconds of brief trials: the winner's true score, trials trained, and proposals."""
+    study = optuna.create_study(
+        study_name=f"replay {seed}", direction="maximize", sampler=arm.sampler(space, seed), pruner=arm.pruner()
+    )  # by the name Hyperband shares out its brackets
+    if known:
+        search.enqueue_known(study, space)
+    found: dict[str, float] = {}
+    trained, events = 0, [(0.0, worker, None) for worker in range(WORKERS)]
+    running: dict[int, tuple[Trial, str, list[float], float]] = {}
+    while events:
+        now, worker, epoch = heapq.heappop(events)
+        if epoch is not None:
+            trial, schedule, curve, _ = running[worker]
+            trial.report(curve[epoch - 1], epoch)
+            if epoch == len(curve):
+                study.tell(trial, curve[-1])
+                found[schedule] = max(found.get(schedule, 0), curve[-1])
+                epoch = None
+            elif trial.should_prune():
+                study.tell(trial, state=TrialState.PRUNED)
+                epoch = None
+        if epoch is None:
+            if now >= seconds or (proposed := _propose(study, space)) is None:
+                continue
+            trial, schedule = proposed
+            running[worker], trained, epoch = (
+                (trial, schedule, world.curve(schedule), world.seconds(schedule)),
+                trained + 1,
+                0,
+            )
+        heapq.heappush(events, (now + running[worker][3], worker, epoch + 1))
+    return _race(world, found, seed), trained, len(study.get_trials(deepcopy=False))
+
+
+def _propose(study: optuna.Study, space: SearchSpace, tries: int = 100) -> tuple[Trial, str] | None:
+    """The next schedule that can be trained; None where there is none to be had."""
+    if isinstance(study.sampler, Proposer):
+        asked = search.ask(study, space)
+        return None if asked is None else (asked[0], str(asked[1]))
+    for _ in range(tries):
+        trial = study.ask(space.distributions)
+        with contextlib.suppress(UsageError):
+            architecture = space.decode(trial.params)
+            if space.budget.admits(architecture.num_params, architecture.macs):
+                return trial, str(architecture)
+        study.tell(trial, state=TrialState.PRUNED)
+    return None
+
+
+def _race(world: World, found: dict[str, float], seed: int) -> float:
+    """The true score of the finalist that wins; the best published design has no place of its own here."""
+    rng, live = np.random.default_rng((seed, 4)), sorted(found, key=lambda schedule: -found[schedule])
+    totals = dict.fromkeys(live, 0.0)
+    for places in PLACES:
+        live = live[:places]
+        for schedule in live:
+            totals[schedule] += rng.normal(world.score(schedule), world.table.seed_sd)
+        live.sort(key=lambda schedule: -totals[schedule])
+    return world.score(live[0])
+
+
+def main(
+    fidelity: Annotated[str, typer.Option(help="Of the brief trials: e2, e3 or e5.")] = "e3",
+    replays: Annotated[int, typer.Option(min=2, help="Worlds, each searched once by every arm.")] = 10,
+    seconds: Annotated[float, typer.Option(min=1, help="Of brief trials, on two workers.")] = 240,
+    known: Annotated[bool, typer.Option(help="Begin with the published designs.")] = True,
+    max_params: Annotated[int, typer.Option(min=500, help="The cap.")] = truth.CAP,
+    folder: Annotated[Path, typer.Option(help="Of runs.csv.", show_default="studies/truth")] = truth.FOLDER,
+) -> None:
+    """Compare samplers and pruners on a surrogate of the table of truth."""
+    table = Table(truth.load(folder / "runs.csv"), fidelity)
+    shown = truth._table(
+        f"The surrogate, {len(table.errors)} networks; near the cap of {truth.CAP} ({table.near.sum()})",
+        "of", "left-out error", "sd", "Spearman",
+    )  # fmt: skip
+    for name, error, sd, rho in table.fits():
+        shown.add_row(name, f"{error:.3f}", f"{sd:.3f}", f"{rho:.3f}")
+    truth.output().print(shown)
+    space = SearchSpace(budget=Budget(max_params=max_params))
+    rows: dict[str, list[tuple[float, int, int]]] = {arm.name: [] for arm in ARMS}
+    for seed in range(replays):
+        best = World(table, seed).best(space, seed, [str(space.decode(params)) for _, params in space.known()])
+        for arm in ARMS:
+            score, trained, proposed = simulate(
+                arm, World(table, seed), space, seed=seed, seconds=seconds, known=known
+            )  # fmt: skip
+            rows[arm.name].append((best - score, trained, proposed))
+            truth.progress.print(f"replay {seed}  {arm.name:24} regret {best - score:.3f}  {trained} trained")
+    shown = truth._table(
+        f"{replays} replays, {seconds:g} s of {fidelity} trials, at most {max_params:,} parameters, "
+        f"{'with' if known else 'without'} the published designs",
+        "sampler, pruner", "regret", "standard error", "trained", "proposed", "to the first, paired",
+    )  # fmt: skip
+    first = np.array([row[0] for row in rows[ARMS[0].name]])
+    for name, each in sorted(rows.items(), key=lambda item: np.mean([row[0] for row in item[1]])):
+        regrets, trained, proposed = (np.array(column, float) for column in zip(*each, strict=True))
+        gap = regrets - first
+        paired = "" if name == ARMS[0].name else f"{gap.mean():+.3f} ± {stats.sem(gap):.3f}"
+        shown.add_row(
+            name, f"{regrets.mean():.3f}", f"{stats.sem(regrets):.3f}", f"{trained.mean():.0f}",
+            f"{proposed.mean():.0f}", paired,
+        )  # fmt: skip
+    truth.output().print(shown)
+
+
+if __name__ == "__main__":
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        typer.run(main)
+    except NasError as error:
+        raise SystemExit(f"error: {error}") from None
