@@ -84,7 +84,7 @@ def _options(
     """Neural architecture search for small image networks under a hard parameter budget."""
 
 
-@app.command(epilog="Example: nas search --max-params 8000 --trials 60")
+@app.command(epilog="Example: nas search --max-params 8000 --trials 100")
 def search(
     max_params: MaxParams = None,
     max_macs: MaxMacs = None,
@@ -93,7 +93,7 @@ def search(
     data_dir: DataDir = None,
     trials: Annotated[
         int, typer.Option(min=1, help="Finished trials in total, those of a resumed study included.")
-    ] = 40,
+    ] = 50,
     timeout: Annotated[str | None, typer.Option(help="Limit for everything: 90s, 20m, 2h.")] = None,
     workers: Workers = None,
     seed: Seed = 0,

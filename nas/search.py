@@ -59,7 +59,7 @@ class Settings:
     dataset: str
     recipe: Recipe
     finalist_epochs: int = 8
-    trials: int = 40
+    trials: int = 50
     finalists: int = 8
     finalist_seeds: int = 4
     seed: int = 0
