@@ -30,7 +30,7 @@ from nas.architecture import Architecture
 from nas.budget import Budget
 from nas.errors import InfeasibleError, StorageError
 from nas.export import export_winner, write_weights
-from nas.sampler import STARTUP_TRIALS, Proposer, Sampler
+from nas.sampler import Proposer, Sampler
 from nas.space import Params, SearchSpace
 from nas.train import Recipe, Run
 from nas.workers import Job, Message, Pool
@@ -38,8 +38,8 @@ from nas.workers import Job, Message, Pool
 Pruner = Literal["median", "none"]
 T = TypeVar("T")
 
-WARM_UP, LEAST_PEERS = 2, 5
-"""The first epoch at which a trial is pruned, and the trials of its size there must be for that on a front."""
+WARM_UP, LEAST_TRIALS, LEAST_PEERS = 1, 10, 5
+"""The first epoch at which a trial is pruned, and the trials there must be for that: of its size, on a front."""
 
 STAMP_SECONDS = 20.0
 STALE_SECONDS = 180.0
@@ -59,7 +59,7 @@ class Settings:
     dataset: str
     recipe: Recipe
     finalist_epochs: int = 8
-    trials: int = 50
+    trials: int = 80
     finalists: int = 8
     finalist_seeds: int = 4
     seed: int = 0
@@ -182,7 +182,7 @@ class PeerPruner(optuna.pruners.BasePruner):
 
 
 def pruner(settings: Settings) -> optuna.pruners.BasePruner:
-    """Compares a trial's accuracy with the others' at the same epoch, from the second on.
+    """Compares a trial's accuracy with the others' at the same epoch.
 
     That is fair because every trial of a study has the same schedule of epochs.
     """
@@ -190,7 +190,7 @@ def pruner(settings: Settings) -> optuna.pruners.BasePruner:
         return optuna.pruners.NopPruner()
     if settings.pareto:
         return PeerPruner()
-    return optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=WARM_UP)
+    return optuna.pruners.MedianPruner(n_startup_trials=LEAST_TRIALS, n_warmup_steps=WARM_UP)
 
 
 def run(

@@ -8,11 +8,18 @@ import json
 import re
 from pathlib import Path
 
+import toys
+
 from nas.architecture import KNOWN
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 START = KNOWN[0].text
+SIGNALS = {
+    "e1": "1 epoch", "e2": "2 epochs, the default", "e3": "3 epochs", "e5": "5 epochs",
+    "half3": "3 epochs of half the images", "small3": "3 epochs at 22x22", "num_params": "parameters", "macs": "MACs",
+    "first training loss": "training loss of the full run's first epoch",
+}  # fmt: skip
 
 
 def results() -> str:
@@ -54,7 +61,31 @@ def count() -> str:
     return f"    $ nas count '{START}' --max-params 8000\n{lines}"
 
 
-PARTS = {"results": results, "count": count}
+def fidelity() -> str:
+    """How well each brief training ranks the networks of the table of truth."""
+    truth = toys.benchmark("truth")
+    runs = truth.load(truth.FOLDER / "runs.csv")
+    whole, near = (({row["name"]: row for row in truth.standings(part)}, part) for part in truth.groups(runs).values())
+    lines = [
+        f"| signal | seconds | Spearman, the {len(truth.truth(near[1]))} near the cap (95 %) | Kendall | "
+        f"best of the 8 leading, short by | Spearman, all {len(truth.truth(whole[1]))} |",
+        "|-|-|-|-|-|-|",
+    ]
+    for name, row in near[0].items():
+        lines.append(
+            f"| {SIGNALS.get(name, name)} | {row['seconds']:.0f} | "
+            f"{row['spearman']:.2f} ({row['low']:.2f} to {row['high']:.2f}) | {row['kendall']:.2f} | "
+            f"{row['tops'][-1]:.3f} | {whole[0][name]['spearman']:.2f} |"
+        )
+    half, both, count = truth.reliability(near[1])
+    lines.append(
+        f"\nTwo full runs of a network near the cap agree with {half:.2f} (n = {count}), so that the mean of two is "
+        f"worth {both:.2f}; the sd between its seeds is {truth.seed_sd(near[1]):.3f} points."
+    )
+    return "\n".join(lines)
+
+
+PARTS = {"results": results, "count": count, "fidelity": fidelity}
 
 
 def generated(text: str) -> str:

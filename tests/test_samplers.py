@@ -50,7 +50,7 @@ def test_the_surrogate_learns_what_its_features_explain(table):
     left, sd, rho = fits["log error, full"]
     assert left < 0.4 * sd
     assert rho > 0.9
-    assert table.seed_sd == pytest.approx(0.002 * math.sqrt(2))
+    assert table.seed_sd == pytest.approx(0.002 * math.sqrt(120 / 59))
     surface = samplers.Surface(table.full.points, np.random.default_rng(0).normal(size=len(table.errors)))
     assert float(np.mean(surface.left**2)) > 0.8  # of noise it explains nothing that was left out
 

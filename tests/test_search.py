@@ -128,10 +128,12 @@ def test_ranges_are_fixed_and_pruned_trials_trained():
     pruned = trials(study, TrialState.PRUNED)
     assert pruned
     assert {trial.number for trial in pruned} == set(pool.stopped)
-    assert all(sorted(trial.intermediate_values) == [1, 2] for trial in pruned)
     # Pruned because it was below the median of its epoch, as Optuna defines it.
-    complete = [trial.intermediate_values[2] for trial in trials(study, TrialState.COMPLETE)]
-    assert max(max(trial.intermediate_values.values()) for trial in pruned) < max(complete)
+    for trial in pruned:
+        last = max(trial.intermediate_values)
+        assert last < 3
+        complete = [other.intermediate_values[last] for other in trials(study, TrialState.COMPLETE)]
+        assert trial.intermediate_values[last] < max(complete)
 
 
 def test_no_pruner_prunes_nothing_and_random_draws_never_learn():
@@ -449,7 +451,12 @@ def test_two_parents_at_once_share_a_study(folder):
     """In a space with few schedules, where both soon draw the same: none is trained twice, and the total is exact."""
     url = f"sqlite:///{folder / 'shared.db'}"
     cap, total = 250, 16
-    pools, errors = [toys.Pool(2), toys.Pool(2)], []
+
+    def slow(architecture, seed, epoch):  # without it, one may have had them all before the other has begun
+        time.sleep(0.05)
+        return toys.luck(architecture, seed, epoch)
+
+    pools, errors = [toys.Pool(2, score=slow), toys.Pool(2, score=slow)], []
 
     def parent(pool):
         try:
@@ -795,11 +802,11 @@ def test_a_front_is_searched_pruned_and_raced_over_its_whole_length():
     for trial in pruned:  # by those of its size, never for being small
         size = trial.user_attrs["num_params"]
         peers = [
-            other.intermediate_values[2]
+            other.intermediate_values[trial.last_step]
             for other in trials(study, TrialState.COMPLETE)
             if size / 2 <= other.user_attrs["num_params"] <= size * 2
         ]
-        assert trial.intermediate_values[2] < max(peers)
+        assert trial.intermediate_values[trial.last_step] < max(peers)
     assert [len(finalist.scores) for finalist in outcome.finalists] == [2] * 5  # no rivals: none is dropped
     by_number = {finalist.trial: finalist for finalist in outcome.finalists}
     front = [by_number[number] for number in outcome.reason["front"]]

@@ -42,10 +42,11 @@ def row(schedule: str, fidelity: str, seed: int, last: float | None, **fields: A
 
 
 def table(path: Path, full: Sequence[float], **briefs: Sequence[float | None]) -> pd.DataFrame:
-    """Runs of as many networks: two seeds of each full score, 0.02 apart, and seed 0 of the brief ones."""
-    for schedule, mean in zip(SCHEDULES, full, strict=True):
-        truth.append(path, row(schedule, "full", 0, mean - 0.01))
-        truth.append(path, row(schedule, "full", 1, mean + 0.01))
+    """Runs of as many networks: two full ones, the second with easier images for all, and seed 0 of the brief ones."""
+    for number, (schedule, mean) in enumerate(zip(SCHEDULES, full, strict=True)):
+        off = 0.01 * (-1) ** number
+        truth.append(path, row(schedule, "full", 0, mean - off))
+        truth.append(path, row(schedule, "full", 1, mean + off + 0.3))
     for fidelity, scores in briefs.items():
         for schedule, score in zip(SCHEDULES, scores, strict=True):
             truth.append(path, row(schedule, fidelity, 0, score))
@@ -252,7 +253,11 @@ def test_regret_of_a_known_table(tmp_path):
 def test_reliability_and_the_spread_of_seeds(tmp_path):
     runs = table(tmp_path / "runs.csv", [99.0, 99.1, 99.2, 99.3, 99.4, 99.5])
     assert truth.reliability(runs) == pytest.approx((1, 1, 6))
-    assert truth.seed_sd(runs) == pytest.approx(0.02 / math.sqrt(2))
+    assert truth.seed_sd(runs) == pytest.approx(math.sqrt(12 * 0.01**2 / 5))
+    assert list(truth.truth(runs)) == pytest.approx([99.15, 99.25, 99.35, 99.45, 99.55, 99.65])
+    easy = runs.drop(runs.index[(runs["seed"] == 1) & (runs["schedule"] != SCHEDULES[0])])
+    first, second, *_ = truth.truth(easy)
+    assert first < second  # though the mean of its two, one with easy images, is higher
     runs.loc[runs["seed"] == 1, "last"] = [99.1, 99.0, 99.3, 99.2, 99.5, 99.4]  # neighbours change places
     half = 1 - 6 * 6 / (6 * 35)
     assert truth.reliability(runs) == pytest.approx((half, 2 * half / (1 + half), 6))

@@ -46,7 +46,7 @@ from nas import search
 from nas.architecture import Architecture, Conv
 from nas.budget import Budget
 from nas.errors import NasError, UsageError
-from nas.sampler import STARTUP_TRIALS, Proposer
+from nas.sampler import Proposer
 from nas.space import SearchSpace
 
 Array = NDArray[np.float64]
@@ -209,7 +209,7 @@ def _ours(kind: Any) -> Callable[[SearchSpace, int], BaseSampler]:
 
 
 def _median() -> BasePruner:
-    return MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=search.WARM_UP)
+    return MedianPruner(n_startup_trials=search.LEAST_TRIALS, n_warmup_steps=search.WARM_UP)
 
 
 ARMS = (
@@ -290,7 +290,7 @@ def _race(world: World, found: dict[str, float], seed: int) -> float:
 
 
 def main(
-    fidelity: Annotated[str, typer.Option(help="Of the brief trials: e2, e3 or e5.")] = "e3",
+    fidelity: Annotated[str, typer.Option(help="Of the brief trials: e2, e3 or e5.")] = "e2",
     replays: Annotated[int, typer.Option(min=2, help="Worlds, each searched once by every arm.")] = 10,
     seconds: Annotated[float, typer.Option(min=1, help="Of brief trials, on two workers.")] = 240,
     known: Annotated[bool, typer.Option(help="Begin with the published designs.")] = True,

@@ -52,6 +52,7 @@ from nas.budget import Budget
 from nas.data import Split, TrainingData
 from nas.errors import NasError, UsageError
 from nas.export import write_atomic
+from nas.search import paired_sd
 from nas.space import SearchSpace
 from nas.train import Backend, Recipe, choose_device
 from nas.workers import Job, Message, Pool
@@ -268,8 +269,16 @@ def fill(path: Path, tasks: Sequence[Task], pool: Pool, past: Callable[[], bool]
 
 
 def truth(runs: pd.DataFrame) -> pd.Series[float]:
-    """Mean score of every network's full runs."""
-    return runs[runs["fidelity"] == "full"].groupby("schedule", sort=False)["last"].mean().dropna()
+    """Score of every network's full runs: the least-squares fit of network and seed, at the mean of the seeds.
+
+    It is their mean where all have the same seeds. A seed has validation images of its own, easier or harder for all.
+    """
+    full = runs[runs["fidelity"] == "full"].dropna(subset=["last"])
+    networks, seeds = pd.get_dummies(full["schedule"]), pd.get_dummies(full["seed"])
+    solution = np.linalg.lstsq(np.hstack([networks, seeds]).astype(float), full["last"].to_numpy(float))[0]
+    level = (seeds.to_numpy(float) @ solution[networks.shape[1] :]).mean() if len(full) else 0.0
+    scores = pd.Series(solution[: networks.shape[1]] + level, index=networks.columns, name="last")
+    return scores.reindex(full["schedule"].unique())
 
 
 def groups(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -340,10 +349,10 @@ def reliability(runs: pd.DataFrame) -> tuple[float, float, int]:
 
 
 def seed_sd(runs: pd.DataFrame) -> float:
-    """Standard deviation of full scores between seeds, pooled over networks; NaN without a second seed."""
-    scores = runs[runs["fidelity"] == "full"].dropna(subset=["last"]).groupby("schedule")["last"]
-    degrees = scores.count() - 1
-    return math.sqrt((scores.var() * degrees).sum() / degrees.sum()) if degrees.sum() else math.nan
+    """Standard deviation of full scores between seeds, but for what a seed is to all; NaN without a second seed."""
+    full = runs[runs["fidelity"] == "full"].dropna(subset=["last"])
+    sd, _ = paired_sd(dict(zip(part["seed"], part["last"], strict=True)) for _, part in full.groupby("schedule"))
+    return math.nan if sd is None else sd
 
 
 def replayed(runs: pd.DataFrame, *, fidelity: str, trials: int, times: int) -> tuple[int, list[tuple[Any, ...]]]:
