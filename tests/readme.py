@@ -11,6 +11,7 @@ from pathlib import Path
 import toys
 
 from nas.architecture import KNOWN
+from nas.train import Recipe
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -31,6 +32,7 @@ def results() -> str:
         reason = path.parent.parent / "best" / "reason.json"
         found = f"`{_search(reason)}`" if reason.is_file() else "hand-made, this recipe"
         found += ", distilled" if result.get("teacher") else ""
+        found += "" if (size := result["recipe"]["batch_size"]) == Recipe().batch_size else f", batch {size}"
         card = path.with_name("CARD.md").relative_to(ROOT).as_posix()
         row = (
             f"| {result['num_params']:,} | {result['last5_mean']:.3f}{sd} | {result['lowest_of_last5']:.2f} | "

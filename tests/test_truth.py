@@ -280,7 +280,7 @@ def test_the_commands_print_and_draw(tmp_path, capsys, suffix):
     table(tmp_path / "runs.csv", [99.0, 99.1, 99.2, 99.3, 99.4, 99.5], e3=[98.0, 98.1, 98.2, 98.3, 98.4, 98.5])
     picture = tmp_path / f"plot.{suffix}"
     truth.rank_command(picture=picture, folder=tmp_path)
-    truth.replay_command(times=10, folder=tmp_path)
+    truth.replay_command(fidelity="e3", times=10, folder=tmp_path)
     shown = capsys.readouterr().out
     assert "all networks" in shown
     assert "epoch 5 of 15" in shown

@@ -479,7 +479,7 @@ def rank_command(
 
 @app.command("replay")
 def replay_command(
-    fidelity: Annotated[Literal["e1", "e2", "e3", "e5", "half3", "small3"], typer.Option(help="Of the trials.")] = "e3",
+    fidelity: Annotated[Literal["e1", "e2", "e3", "e5", "half3", "small3"], typer.Option(help="Of the trials.")] = "e2",
     trials: Annotated[int, typer.Option(min=2, help="Networks a replay.")] = 40,
     times: Annotated[int, typer.Option(min=2, help="Replays.")] = 2000,
     folder: Folder = FOLDER,

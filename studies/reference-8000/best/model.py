@@ -1,6 +1,6 @@
-"""19r M 11k1r 13vr 18vr 19k1r s16vr 18vr G Cb
+"""16k5 s26 M s26v s38v s29v s28v G 28k1bn C
 
-7,600 parameters; input (N, 1, 28, 28), output logits (N, 10).
+7,027 parameters; input (N, 1, 28, 28), output logits (N, 10).
 """
 
 from torch import nn
@@ -8,30 +8,33 @@ from torch import nn
 
 def build():
     return nn.Sequential(
-        nn.Conv2d(1, 19, 3, stride=1, padding=1, groups=1, bias=False),
-        nn.ReLU(),
-        nn.BatchNorm2d(19),
-        nn.MaxPool2d(2),
-        nn.Conv2d(19, 11, 1, stride=1, padding=0, groups=1, bias=False),
-        nn.ReLU(),
-        nn.BatchNorm2d(11),
-        nn.Conv2d(11, 13, 3, stride=1, padding=0, groups=1, bias=False),
-        nn.ReLU(),
-        nn.BatchNorm2d(13),
-        nn.Conv2d(13, 18, 3, stride=1, padding=0, groups=1, bias=False),
-        nn.ReLU(),
-        nn.BatchNorm2d(18),
-        nn.Conv2d(18, 19, 1, stride=1, padding=0, groups=1, bias=False),
-        nn.ReLU(),
-        nn.BatchNorm2d(19),
-        nn.Conv2d(19, 19, 3, stride=1, padding=0, groups=19, bias=False),
-        nn.Conv2d(19, 16, 1, stride=1, padding=0, groups=1, bias=False),
-        nn.ReLU(),
+        nn.Conv2d(1, 16, 5, stride=1, padding=2, groups=1, bias=False),
         nn.BatchNorm2d(16),
-        nn.Conv2d(16, 18, 3, stride=1, padding=0, groups=1, bias=False),
         nn.ReLU(),
-        nn.BatchNorm2d(18),
+        nn.Conv2d(16, 16, 3, stride=1, padding=1, groups=16, bias=False),
+        nn.Conv2d(16, 26, 1, stride=1, padding=0, groups=1, bias=False),
+        nn.BatchNorm2d(26),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(26, 26, 3, stride=1, padding=0, groups=26, bias=False),
+        nn.Conv2d(26, 26, 1, stride=1, padding=0, groups=1, bias=False),
+        nn.BatchNorm2d(26),
+        nn.ReLU(),
+        nn.Conv2d(26, 26, 3, stride=1, padding=0, groups=26, bias=False),
+        nn.Conv2d(26, 38, 1, stride=1, padding=0, groups=1, bias=False),
+        nn.BatchNorm2d(38),
+        nn.ReLU(),
+        nn.Conv2d(38, 38, 3, stride=1, padding=0, groups=38, bias=False),
+        nn.Conv2d(38, 29, 1, stride=1, padding=0, groups=1, bias=False),
+        nn.BatchNorm2d(29),
+        nn.ReLU(),
+        nn.Conv2d(29, 29, 3, stride=1, padding=0, groups=29, bias=False),
+        nn.Conv2d(29, 28, 1, stride=1, padding=0, groups=1, bias=False),
+        nn.BatchNorm2d(28),
+        nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),
-        nn.Conv2d(18, 10, 1, stride=1, padding=0, groups=1, bias=True),
+        nn.Conv2d(28, 28, 1, stride=1, padding=0, groups=1, bias=True),
+        nn.ReLU(),
+        nn.Conv2d(28, 10, 1, stride=1, padding=0, groups=1, bias=False),
         nn.Flatten(),
     )
