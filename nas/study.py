@@ -258,7 +258,7 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
 
 
 def _claim_once(storage: optuna.storages.RDBStorage) -> None:
-    """Take SQLite's write lock at the begin of every transaction, not at its first change.
+    """Take SQLite's write lock at the beginning of every transaction, not at its first change.
 
     SQLite knows no SELECT FOR UPDATE, with which Optuna keeps two processes from starting the same waiting trial: both
     read that it waits, and both train it.
