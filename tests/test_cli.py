@@ -479,7 +479,9 @@ def complete(path, name):
 
 def test_interrupted_and_killed_and_run_again(folder):
     """Ctrl-C and SIGKILL of the real thing in both phases, by the same command, to the end."""
-    arguments = [*toys.TINY_SEARCH, "--study", "hunted", "--pruner", "none"]
+    # Enough epochs that a quick machine is still searching when the signal comes.
+    epochs = ["--brief-epochs", "12", "--finalist-epochs", "12"]
+    arguments = [*toys.TINY_SEARCH, *epochs, "--study", "hunted", "--pruner", "none"]
     database = folder / "hunted" / "study.db"
     seen: dict[str, dict[int, float]] = {"hunted": {}, "hunted/finalists": {}}
 

@@ -17,7 +17,7 @@ from optuna.trial import FixedTrial, TrialState
 from rich.console import Console
 from torch.utils.data import TensorDataset
 
-from nas import data
+from nas import data, search
 from nas.architecture import Architecture
 
 plain_search, end_to_end = toys.benchmark("plain_search"), toys.benchmark("end_to_end")
@@ -243,7 +243,9 @@ def test_ours_goes_on_until_a_new_winner_is_over_the_threshold(tmp_path, monkeyp
     )  # fmt: skip
     half = end_to_end.run_ours(5, end_to_end.Options(), tmp_path)
     assert trained == ["8 M 8 G C", "9 M 9 G C"]
-    assert [command[command.index("--trials") + 1] for command in commands] == ["40", "60", "80"]
+    options = end_to_end.Options()
+    totals = [str(search.Settings.trials + options.more * turn) for turn in range(3)]
+    assert [command[command.index("--trials") + 1] for command in commands] == totals
     assert [round["last5"] for round in half["rounds"]] == [99.4, 99.4, 99.45]
     assert half["reached"]
     assert half["seconds"] >= 0.15

@@ -103,9 +103,13 @@ class Surface:
         kernel: Array = np.exp(-squares / (2 * length**2))
         return kernel
 
+    def place(self, point: Sequence[float]) -> Array:
+        """The point, standardised."""
+        placed: Array = (np.array(point) - self.low) / self.scale
+        return placed
+
     def __call__(self, point: Sequence[float]) -> float:
-        place = ((np.array(point) - self.low) / self.scale)[None]
-        return float(self.mean + self.sd * (self._kernel(place, self.length) @ self.weights)[0])
+        return float(self.mean + self.sd * (self._kernel(self.place(point)[None], self.length) @ self.weights)[0])
 
 
 class Table:
@@ -121,7 +125,7 @@ class Table:
         points = np.array([features(str(schedule)) for schedule in full.index])
         errors = np.log(100 - full.to_numpy(float))
         gaps = np.log(100 - brief["accuracies"].str.split(expand=True).to_numpy(float)) - errors[:, None]
-        self.epochs, self.fidelity, self.seed_sd = how.epochs, fidelity, truth.seed_sd(runs)
+        self.fidelity, self.seed_sd = fidelity, truth.seed_sd(runs)
         if math.isnan(self.seed_sd):
             raise SystemExit("no network has two full runs: train more")
         self.full = Surface(points, errors)
@@ -158,8 +162,7 @@ class World:
 
     def score(self, schedule: str) -> float:
         surface, point = self.table.full, features(schedule)
-        place = (np.array(point) - surface.low) / surface.scale
-        luck = math.sqrt(2 / WAVES) * float(np.cos(self.waves @ place + self.phases).sum())
+        luck = math.sqrt(2 / WAVES) * float(np.cos(self.waves @ surface.place(point) + self.phases).sum())
         return 100 - math.exp(surface(point) + self.table.unexplained * luck)
 
     def curve(self, schedule: str) -> list[float]:
@@ -253,11 +256,8 @@ def simulate(
             if now >= seconds or (proposed := _propose(study, space)) is None:
                 continue
             trial, schedule = proposed
-            running[worker], trained, epoch = (
-                (trial, schedule, world.curve(schedule), world.seconds(schedule)),
-                trained + 1,
-                0,
-            )
+            running[worker] = trial, schedule, world.curve(schedule), world.seconds(schedule)
+            trained, epoch = trained + 1, 0
         heapq.heappush(events, (now + running[worker][3], worker, epoch + 1))
     return _race(world, found, seed), trained, len(study.get_trials(deepcopy=False))
 
