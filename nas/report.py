@@ -227,6 +227,9 @@ class RunView:
         self.bars.stop()
 
     def __call__(self, message: Message) -> None:
+        if message.job.key == "lesson":
+            self._lesson(message)
+            return
         who = "teacher" if message.job.key == "teacher" else f"seed {message.job.seed}"
         if who not in self.tasks:
             self.tasks[who] = self.bars.add_task("", total=self.epochs, who=who)
@@ -240,6 +243,12 @@ class RunView:
                 f"test loss {epoch.loss:.4f}  Accuracy: {epoch.correct}/{epoch.count} ({epoch.accuracy:.2f}%)  "
                 f"{epoch.seconds:.1f} s"
             )
+
+    def _lesson(self, message: Message) -> None:
+        if "lesson" not in self.tasks:
+            self.tasks["lesson"] = self.bars.add_task("", total=self.epochs, who="lesson")
+        if message.answers is not None:
+            self.bars.advance(self.tasks["lesson"])
 
     def _print(self, line: str) -> None:
         """Standard output is for data; the bars on standard error must not run through it on a terminal."""

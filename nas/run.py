@@ -209,6 +209,7 @@ def with_teacher(plan: Plan, choice: str | None) -> Plan:
     recipe = dataclasses.replace(plan.recipe, teacher=teacher)
     if teacher is not None:
         train.teacher_of(recipe, student)
+        train.teacher_recipe(recipe)
     return dataclasses.replace(plan, recipe=recipe)
 
 
@@ -343,58 +344,78 @@ def full_run(
     kept = folder.with_name(folder.name + ".seeds")
     results = {seed: result for seed in seeds if (result := _read_seed(kept, seed)) is not None}
     waiting = [seed for seed in seeds if seed not in results]
-    taught = None if recipe.teacher is None else _teacher(architecture, recipe, training, pool, heard)
+    about = lesson = None
+    if recipe.teacher is not None:
+        about, lesson = _lesson(architecture, recipe, training, pool, heard)
     while waiting or pool.jobs:
         while waiting and pool.idle is not None:
             seed = waiting.pop(0)
-            pool.submit(
-                Job(key=seed, architecture=architecture, recipe=recipe, seed=seed, teacher=taught and taught[1])
-            )
-        for job, trained in _ended(pool, heard):
-            results[job.seed] = _keep_seed(kept, job.seed, trained)
+            pool.submit(Job(key=seed, architecture=architecture, recipe=recipe, seed=seed, lesson=lesson))
+        for message in _ended(pool, heard):
+            assert message.run is not None
+            results[message.job.seed] = _keep_seed(kept, message.job.seed, message.run)
     ordered = tuple(results[seed] for seed in seeds)
     run = FullRun(
         architecture=architecture, recipe=recipe, seeds=ordered, target=target, folder=folder,
-        teacher=None if taught is None else taught[0],
+        teacher=about,
     )  # fmt: skip
     _export(run, kept, training, test, record)
     return run
 
 
-def _ended(pool: Pool, heard: Heard) -> Iterator[tuple[Job, Run]]:
-    """The jobs that end within half a second. Raises `NasError` when one fails."""
+def _ended(pool: Pool, heard: Heard) -> Iterator[Message]:
+    """The last words of the jobs that end within half a second. Raises `NasError` when one fails."""
     for message in pool.messages(0.5):
         heard(message)
         if message.epoch is not None:
             pool.answer(message, stop=False)
         elif message.failure is not None:
             raise NasError(f"seed {message.job.seed} of {message.job.architecture} failed: {message.failure}")
-        elif message.run is not None:
-            yield message.job, message.run
+        elif message.run is not None or message.answers is not None:
+            yield message
 
 
-def _teacher(
+def _lesson(
     student: Architecture, recipe: Recipe, training: TrainingData, pool: Pool, heard: Heard
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What the recipe's teacher is and took, and its weights: trained once for all seeds and students, and kept.
+) -> tuple[dict[str, Any], Tensor]:
+    """What the recipe's teacher is and took, and its answers: trained and asked once for all seeds and students.
 
-    Its recipe is the student's but for the teacher. Its accuracies are of the test split, as all of a full run's, and
-    for the reader alone.
+    Both are kept, the file of the answers last: killed before, the rest is done again. The teacher's accuracies are of
+    the test split, as all of a full run's, and for the reader alone.
     """
-    architecture, alone = train.teacher_of(recipe, student), dataclasses.replace(recipe, teacher=None)
+    architecture, alone = train.teacher_of(recipe, student), train.teacher_recipe(recipe)
     folder = folder_of(studies.studies_dir() / "teachers", architecture, alone, training)
-    about, weights = folder / "teacher.json", folder / "weights.safetensors"
+    about, weights, lesson = folder / "teacher.json", folder / "weights.safetensors", folder / "lesson.safetensors"
     if not about.is_file():
         pool.submit(Job(key="teacher", architecture=architecture, recipe=alone, seed=TEACHER_SEED))
         while pool.jobs:
-            for job, trained in _ended(pool, heard):
-                export.write_weights(weights, trained.state_dict)
+            for message in _ended(pool, heard):
+                assert message.run is not None
+                export.write_weights(weights, message.run.state_dict)
                 fields = {
-                    "schedule": str(architecture), "num_params": architecture.num_params, "seed": job.seed,
-                    "last5": trained.last(LAST), "seconds": round(trained.seconds, 1), "backend": trained.backend,
+                    "schedule": str(architecture), "num_params": architecture.num_params, "seed": TEACHER_SEED,
+                    "last5": message.run.last(LAST), "seconds": round(message.run.seconds, 1),
+                    "backend": message.run.backend, "recipe": dataclasses.asdict(alone),
                 }  # fmt: skip
                 export.write_atomic(about, json.dumps(fields, indent=1))
-    return json.loads(about.read_text(encoding="utf-8")), load_file(weights)
+    if not lesson.is_file():
+        export.write_weights(lesson, {"logits": _answers(student, recipe, load_file(weights), pool, heard)})
+    return json.loads(about.read_text(encoding="utf-8")), load_file(lesson)["logits"]
+
+
+def _answers(
+    student: Architecture, recipe: Recipe, weights: dict[str, Tensor], pool: Pool, heard: Heard
+) -> Tensor:  # fmt: skip
+    """The teacher's logits for every epoch of a student, (epochs, N, num_classes) float16."""
+    answers: dict[int, Tensor] = {}
+    waiting = list(range(recipe.epochs))
+    while waiting or pool.jobs:
+        while waiting and pool.idle is not None:
+            pool.submit(Job(key="lesson", architecture=student, recipe=recipe, seed=waiting.pop(0), teacher=weights))
+        for message in _ended(pool, heard):
+            assert message.answers is not None
+            answers[message.job.seed] = message.answers
+    return torch.stack([answers[epoch] for epoch in range(recipe.epochs)])
 
 
 def summary(run: FullRun, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -432,8 +453,9 @@ def card(run: FullRun, record: Mapping[str, Any]) -> str:
     if run.teacher is not None:
         taught = (
             f"\nDistilled from `{run.teacher['schedule']}` ({run.teacher['num_params']:,} parameters),\n"
-            f"trained before on the same images with the same recipe, once for all seeds, in "
-            f"{run.teacher['seconds']:.0f} s.\n"
+            f"trained before on the same images with the same recipe but for maps {run.recipe.teacher_stretch:g} times "
+            f"as strong,\nonce for all seeds, in {run.teacher['seconds']:.0f} s. All seeds see the images moved in the "
+            f"same ways.\n"
         )
     notice = "".join(f"\n> {record[key]}\n" for key in ("notice", "data_warning") if record.get(key))
     return f"""# {run.architecture.num_params:,} parameters on {record["dataset"]}

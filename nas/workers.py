@@ -22,30 +22,32 @@ from nas import kernels
 from nas.architecture import Architecture
 from nas.data import Split, TrainingData, fold
 from nas.errors import NasError
-from nas.train import Backend, Epoch, Recipe, Run, choose_backend, train
+from nas.train import Backend, Epoch, Recipe, Run, choose_backend, teach, train
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One training: `key` is the caller's own name for it."""
+    """One training, or one epoch of a lesson: `key` is the caller's own name for it."""
 
     key: Any
     architecture: Architecture
     recipe: Recipe
     seed: int
     fold: int = 0  # which validation split, of those that `data.fold` makes
-    teacher: dict[str, Tensor] | None = None  # the weights of the recipe's teacher
+    lesson: Tensor | None = None  # of the recipe's teacher, for its student
+    teacher: dict[str, Tensor] | None = None  # with its weights nothing is trained: it answers for the epoch `seed`
 
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """What a worker says of its job: a step, an epoch (then it waits for `Pool.answer`), the run, or why it failed."""
+    """What a worker says of its job: a step, an epoch (then it waits for `Pool.answer`), the result, or why it failed."""
 
     worker: int
     job: Job
     step: tuple[int, int] | None = None
     epoch: Epoch | None = None
     run: Run | None = None
+    answers: Tensor | None = None  # what `teach` gave
     failure: str | None = None
 
 
@@ -124,7 +126,7 @@ class Pool:
             if kind == "bug":
                 raise RuntimeError(f"a worker failed on {worker.job.architecture}:\n{value}")
             message = Message(worker=number, job=worker.job, **{kind: value})
-            if kind in ("run", "failure"):
+            if kind in ("run", "answers", "failure"):
                 worker.job = None
             yield message
 
@@ -176,7 +178,7 @@ def _work(
         while True:
             job: Job = pipe.recv()
             try:
-                pipe.send(("run", _train(pipe, job, training, evaluation, device, backend)))
+                pipe.send(_done(pipe, job, training, evaluation, device, backend))
             except NasError as error:
                 pipe.send(("failure", str(error)))
             except torch.OutOfMemoryError as error:
@@ -185,6 +187,16 @@ def _work(
                 raise
             except Exception:
                 pipe.send(("bug", traceback.format_exc()))
+
+
+def _done(
+    pipe: Connection, job: Job, training: TrainingData, evaluation: Split, device: str, backend: Backend
+) -> tuple[str, Any]:
+    """What a job comes to, and which field of a message that is."""
+    if job.teacher is None:
+        return "run", _train(pipe, job, training, evaluation, device, backend)
+    options: dict[str, Any] = {"device": device, "backend": backend}
+    return "answers", teach(job.recipe, job.teacher, job.architecture, training, job.seed, **options)
 
 
 def _train(pipe: Connection, job: Job, training: TrainingData, evaluation: Split, device: str, backend: Backend) -> Run:
@@ -205,7 +217,7 @@ def _train(pipe: Connection, job: Job, training: TrainingData, evaluation: Split
         return bool(pipe.recv())
 
     return train(
-        job.architecture, training, evaluation, job.recipe, seed=job.seed, teacher=job.teacher, device=device,
+        job.architecture, training, evaluation, job.recipe, seed=job.seed, lesson=job.lesson, device=device,
         backend=backend, on_epoch=on_epoch, on_step=on_step,
     )  # fmt: skip
 

@@ -55,20 +55,26 @@ def distance(a, b):
 TAUGHT = Recipe(epochs=2, batch_size=64, teacher="8 M 8 G C", soft_share=1.0)
 
 
-def weights_of_teacher(seed=5):
-    return build(train.teacher_of(TAUGHT, ARCHITECTURE), seed=seed).state_dict()
+def lesson_of(training, recipe=TAUGHT, *, seed=5, **where):
+    weights = build(train.teacher_of(recipe, ARCHITECTURE), seed=seed).state_dict()
+    return torch.stack(
+        [train.teach(recipe, weights, ARCHITECTURE, training, epoch, **where) for epoch in range(recipe.epochs)]
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_student_of_soft_targets_alone_never_uses_its_labels(training, backend):
     """Its loss is of the labels, and its weights are of the teacher: other labels, the same weights."""
-    options = {"teacher": weights_of_teacher(), "backend": backend}
+    options = {"lesson": lesson_of(training, backend=backend), "backend": backend}
     labels = (training.train.labels + 1) % 4
     other = dataclasses.replace(training, train=dataclasses.replace(training.train, labels=labels))
     one, two = (train.train(ARCHITECTURE, each, each.validation, TAUGHT, **options) for each in (training, other))
     assert same(one.state_dict, two.state_dict)
     assert one.epochs[-1].train_loss != two.epochs[-1].train_loss
-    taught = train.train(ARCHITECTURE, training, training.validation, TAUGHT, teacher=weights_of_teacher(6))
+    taught = train.train(
+        ARCHITECTURE, training, training.validation, TAUGHT, lesson=lesson_of(training, seed=6, backend=backend),
+        backend=backend,
+    )  # fmt: skip
     assert not same(one.state_dict, taught.state_dict)
 
 
@@ -77,13 +83,51 @@ def test_both_backends_learn_the_same_of_a_teacher(training):
     recipe = dataclasses.replace(TAUGHT, epochs=3, peak_rate=0.01, soft_share=0.7)
     ours, theirs = (
         train.train(
-            ARCHITECTURE, training, training.validation, recipe, teacher=weights_of_teacher(), backend=backend
+            ARCHITECTURE, training, training.validation, recipe,
+            lesson=lesson_of(training, recipe, backend=backend), backend=backend,
         ).epochs
         for backend in ("kernels", "torch")
-    )
+    )  # fmt: skip
     for a, b in zip(ours, theirs, strict=True):
         assert a.train_loss == pytest.approx(b.train_loss, rel=0.02)
         assert a.loss == pytest.approx(b.loss, rel=0.02)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_lesson_is_of_the_images_as_the_student_sees_them(training, backend, monkeypatch):
+    """Logits of the very batches, whatever the student's seed and order; other maps in each epoch."""
+    recipe = dataclasses.replace(TAUGHT, epochs=2)
+    lesson = lesson_of(training, recipe, backend=backend)
+    assert (lesson.shape, lesson.dtype) == ((2, 384, 4), torch.float16)
+    weights = build(train.teacher_of(recipe, ARCHITECTURE), seed=5).state_dict()
+    teacher = build(train.teacher_of(recipe, ARCHITECTURE))
+    teacher.load_state_dict(weights)
+    teacher.eval()
+    kind = train._Kernels if backend == "kernels" else train._Torch
+    step, compared = kind.step, []
+
+    def watched(self, images, labels, recipe, soft):
+        batch = images if backend == "torch" else images.permute(3, 0, 1, 2)
+        with torch.no_grad():
+            logits = teacher(batch)
+        torch.testing.assert_close(soft, (logits / recipe.temperature).softmax(1), rtol=0.01, atol=0.002)
+        compared.append(logits)
+        return step(self, images, labels, recipe, soft)
+
+    monkeypatch.setattr(kind, "step", watched)
+    train.train(
+        ARCHITECTURE, training, training.validation, recipe, seed=3, lesson=lesson, backend=backend
+    )  # fmt: skip
+    assert len(compared) == 2 * 384 // 64
+    assert not lesson[0].equal(lesson[1])
+
+
+def test_a_teacher_is_trained_on_stronger_maps():
+    recipe = Recipe(teacher="8 M 8 G C", degrees=8.0, teacher_stretch=1.5)
+    alone = train.teacher_recipe(recipe)
+    assert (alone.degrees, alone.translate, alone.teacher) == (12.0, recipe.translate * 1.5, None)
+    with pytest.raises(UsageError, match="the recipe's scale is a number between"):
+        train.teacher_recipe(dataclasses.replace(recipe, scale=0.8))
 
 
 # --- the recipe -------------------------------------------------------------------------------------------------------
@@ -263,8 +307,8 @@ def test_a_loss_that_is_not_finite_is_a_known_failure(training, backend):
 
 def test_no_augmentation_draws_no_maps(training):
     still = Recipe(degrees=0, translate=0, scale=0, shear=0)
-    assert train._theta(still, training, 5, torch.Generator()) is None
-    assert train._theta(Recipe(), training, 5, torch.Generator()).shape == (5, 2, 3)
+    assert train._theta(still, training, torch.Generator()) is None
+    assert train._theta(Recipe(), training, torch.Generator()).shape == (384, 2, 3)
 
 
 # --- where it runs ----------------------------------------------------------------------------------------------------
@@ -292,7 +336,9 @@ class _ElsewhereGenerator(torch.Generator):
 
     device = torch.device("meta")
 
-    def __new__(cls, device):
+    def __new__(cls, device="cpu"):
+        if torch.device(device).type == "cpu":  # the maps of a lesson
+            return cls.__base__()
         assert torch.device(device) == cls.device
         return super().__new__(cls)
 
@@ -312,13 +358,13 @@ def elsewhere(monkeypatch):
 @pytest.mark.parametrize("recipe", [Recipe(epochs=2, batch_size=64), TAUGHT])
 @pytest.mark.parametrize("stray", ["", "evaluation", "train"])
 def test_all_of_a_training_stays_on_its_device(training, elsewhere, recipe, stray):
-    teacher = weights_of_teacher() if recipe.teacher else None
+    lesson = lesson_of(training) if recipe.teacher else None
     splits = {"train": training.train, "evaluation": training.validation}
     there = {name: part if name == stray else part.to(elsewhere) for name, part in splits.items()}
     moved = dataclasses.replace(training, train=there["train"], validation=None)
 
     def go():
-        return train.train(ARCHITECTURE, moved, there["evaluation"], recipe, teacher=teacher, device=elsewhere)
+        return train.train(ARCHITECTURE, moved, there["evaluation"], recipe, lesson=lesson, device=elsewhere)
 
     if stray:
         with pytest.raises(RuntimeError, match=r"device|meta"):

@@ -81,7 +81,7 @@ class Pool:
         for life in list(self.lives):
             if life is not None:
                 message = next(life[1])
-                if message.run is not None or message.failure is not None:
+                if (message.run, message.answers, message.failure) != (None, None, None):
                     self.lives[message.worker] = None
                 yield message
 
@@ -98,6 +98,9 @@ class Pool:
         self.restart()
 
     def live(self, number: int, job: Job) -> Iterator[Message]:
+        if job.teacher is not None:
+            yield Message(worker=number, job=job, answers=torch.zeros(8, job.architecture.num_classes).half())
+            return
         epochs: list[Epoch] = []
         for epoch in range(1, job.recipe.epochs + 1):
             try:
