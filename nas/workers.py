@@ -40,7 +40,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """What a worker says of its job: a step, an epoch (then it waits for `Pool.answer`), the result, or why it failed."""
+    """What a worker says of its job: a step, an epoch (then it waits for `Pool.answer`), its end, or why it failed."""
 
     worker: int
     job: Job
