@@ -281,7 +281,7 @@ def full_run(run: FullRun) -> RenderableType:
     if run.teacher is not None:
         lines.append(
             f"distilled from a network of {run.teacher['num_params']:,} parameters, itself trained in "
-            f"{duration(run.teacher['seconds'])}"
+            f"{duration(run.teacher['seconds'])} and asked in {duration(run.teacher['asked_seconds'])}"
         )
     # Not the table's own title, which is wrapped to its width.
     title = f"Test accuracy in percent, {run.recipe.epochs} epochs, {run.architecture.num_params:,} parameters"

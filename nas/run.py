@@ -9,6 +9,7 @@ import dataclasses
 import json
 import re
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -398,23 +399,28 @@ def _lesson(
                     "backend": message.run.backend, "recipe": dataclasses.asdict(alone),
                 }  # fmt: skip
                 export.write_atomic(about, json.dumps(fields, indent=1))
+    fields = json.loads(about.read_text(encoding="utf-8"))
     if not lesson.is_file():
-        export.write_weights(lesson, {"logits": _answers(student, recipe, load_file(weights), pool, heard)})
-    return json.loads(about.read_text(encoding="utf-8")), load_file(lesson)["logits"]
+        began = time.monotonic()
+        answers = _answers(student, recipe, load_file(weights), pool, heard)
+        fields["asked_seconds"] = round(time.monotonic() - began, 1)
+        export.write_atomic(about, json.dumps(fields, indent=1))
+        export.write_weights(lesson, {"logits": answers})
+    return fields, load_file(lesson)["logits"]
 
 
-def _answers(
-    student: Architecture, recipe: Recipe, weights: dict[str, Tensor], pool: Pool, heard: Heard
-) -> Tensor:  # fmt: skip
+def _answers(student: Architecture, recipe: Recipe, weights: dict[str, Tensor], pool: Pool, heard: Heard) -> Tensor:
     """The teacher's logits for every epoch of a student, (epochs, N, num_classes) float16."""
     answers: dict[int, Tensor] = {}
     waiting = list(range(recipe.epochs))
     while waiting or pool.jobs:
         while waiting and pool.idle is not None:
-            pool.submit(Job(key="lesson", architecture=student, recipe=recipe, seed=waiting.pop(0), teacher=weights))
+            epoch = waiting.pop(0)
+            job = Job(key="lesson", architecture=student, recipe=recipe, seed=0, teacher=weights, epoch=epoch)
+            pool.submit(job)
         for message in _ended(pool, heard):
             assert message.answers is not None
-            answers[message.job.seed] = message.answers
+            answers[message.job.epoch] = message.answers
     return torch.stack([answers[epoch] for epoch in range(recipe.epochs)])
 
 
@@ -453,9 +459,9 @@ def card(run: FullRun, record: Mapping[str, Any]) -> str:
     if run.teacher is not None:
         taught = (
             f"\nDistilled from `{run.teacher['schedule']}` ({run.teacher['num_params']:,} parameters),\n"
-            f"trained before on the same images with the same recipe but for maps {run.recipe.teacher_stretch:g} times "
-            f"as strong,\nonce for all seeds, in {run.teacher['seconds']:.0f} s. All seeds see the images moved in the "
-            f"same ways.\n"
+            f"trained before on the same images with the same recipe but for maps {run.recipe.teacher_stretch:g} "
+            f"times as strong,\nin {run.teacher['seconds']:.0f} s, and asked in {run.teacher['asked_seconds']:.0f} s, "
+            f"once for all seeds:\nthese see the images moved in the same ways.\n"
         )
     notice = "".join(f"\n> {record[key]}\n" for key in ("notice", "data_warning") if record.get(key))
     return f"""# {run.architecture.num_params:,} parameters on {record["dataset"]}

@@ -35,7 +35,8 @@ class Job:
     seed: int
     fold: int = 0  # which validation split, of those that `data.fold` makes
     lesson: Tensor | None = None  # of the recipe's teacher, for its student
-    teacher: dict[str, Tensor] | None = None  # with its weights nothing is trained: it answers for the epoch `seed`
+    teacher: dict[str, Tensor] | None = None  # its weights, where nothing is trained: it answers for an epoch
+    epoch: int = 0  # that one, from 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +197,7 @@ def _done(
     if job.teacher is None:
         return "run", _train(pipe, job, training, evaluation, device, backend)
     options: dict[str, Any] = {"device": device, "backend": backend}
-    return "answers", teach(job.recipe, job.teacher, job.architecture, training, job.seed, **options)
+    return "answers", teach(job.recipe, job.teacher, job.architecture, training, job.epoch, **options)
 
 
 def _train(pipe: Connection, job: Job, training: TrainingData, evaluation: Split, device: str, backend: Backend) -> Run:

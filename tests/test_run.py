@@ -366,12 +366,11 @@ def test_a_teacher_is_trained_once_for_all_seeds_and_students(tmp_path, test_spl
         assert fields["teacher"] == full.teacher
         assert fields["recipe"]["teacher"] == "8 M 8 G C"
         assert "Distilled from `1x16x16: 8 M 8 G C4` (712 parameters)" in (full.folder / "CARD.md").read_text()
-    answered = [(str(ARCHITECTURE), epoch, 7) for epoch in range(7)]  # asked once, after it was trained
     assert trained[0] == ("1x16x16: 8 M 8 G C4", run.TEACHER_SEED, 7)
-    assert trained[1:8] == answered
+    assert trained[1:8] == [(str(ARCHITECTURE), 0, 7)] * 7  # an epoch each, once, after it was trained
     assert [name for name, _, _ in trained[8:]] == [*[str(ARCHITECTURE)] * 3, str(other)]
     (lesson,) = (tmp_path / "teachers").glob("*/lesson.safetensors")
-    assert load_file(lesson)["logits"].shape == (7, 8, 4)
+    assert load_file(lesson)["logits"][:, 0, 0].tolist() == list(range(7))
 
 
 def test_who_gets_a_teacher():

@@ -99,7 +99,9 @@ class Pool:
 
     def live(self, number: int, job: Job) -> Iterator[Message]:
         if job.teacher is not None:
-            yield Message(worker=number, job=job, answers=torch.zeros(8, job.architecture.num_classes).half())
+            yield Message(
+                worker=number, job=job, answers=torch.full((8, job.architecture.num_classes), job.epoch).half()
+            )
             return
         epochs: list[Epoch] = []
         for epoch in range(1, job.recipe.epochs + 1):
