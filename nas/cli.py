@@ -59,6 +59,9 @@ StudyName = Annotated[str | None, typer.Option("--study", help="A study by name;
 Storage = Annotated[
     str | None, typer.Option("--storage", help="An Optuna storage URL instead of studies/NAME/study.db.")
 ]
+Teacher = Annotated[
+    str | None, typer.Option("--teacher", help="A larger network to learn from as well: auto, none, or its schedule.")
+]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one a core on a CPU, one on a GPU.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 BackendName = Annotated[Backend, typer.Option("--backend", help="Kernels are for a CPU alone.")]
@@ -112,6 +115,7 @@ def search(
     finalists: Annotated[int, typer.Option(min=1, help="Leaders to train again, fewer with each seed.")] = 8,
     finalist_seeds: Annotated[int, typer.Option(min=1, help="Seeds of the last two.")] = 4,
     finalist_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a finalist; 8 unless said.")] = None,
+    teacher: Teacher = None,
     target: Annotated[float | None, typer.Option(help="Accuracy in percent to reach.")] = None,
     device: Device = "auto",
     backend: BackendName = "auto",
@@ -131,6 +135,7 @@ def search(
     from nas import data, report
     from nas import search as searching
     from nas import study as studies
+    from nas import teacher as teachers
     from nas.space import SearchSpace
     from nas.train import Recipe, choose_device
     from nas.workers import Pool
@@ -144,8 +149,9 @@ def search(
     )
     space = SearchSpace(budget=limits, input_shape=found.input_shape, num_classes=found.num_classes)
     space.require_feasible()
+    chosen = teachers.choose(teacher, num_params=limits.max_params or 0, dataset=found)
     settings = searching.Settings(
-        budget=limits, dataset=found.name, recipe=Recipe(epochs=limits.brief_epochs),
+        budget=limits, dataset=found.name, recipe=Recipe(epochs=limits.brief_epochs, teacher=chosen),
         finalist_epochs=finalist_epochs or searching.Settings.finalist_epochs * factor,
         trials=trials, finalists=finalists, finalist_seeds=finalist_seeds, seed=seed, sampler=sampler, pruner=pruner,
         known=known, pareto=pareto, timeout=seconds,
@@ -167,7 +173,7 @@ def search(
         Pool(count, training, training.validation, device=device, backend=backend) as pool,
         report.LiveView(console, quiet=quiet) as view,
     ):
-        outcome = searching.run(opened, space, settings, pool, view, record, began=began)
+        outcome = searching.run(opened, space, settings, pool, view, record, training=training, began=began)
     _say_outcome(outcome, name, storage, found, as_json=as_json, quiet=quiet)
     best = outcome.reason["finalists"][0]["mean"] if outcome.finalists else outcome.reason["best_brief_trial"]["value"]
     if require_target and not (found.comparable and best >= limits.target):
@@ -263,9 +269,7 @@ def train_best(
     ] = None,
     dataset: DatasetName = None,
     data_dir: DataDir = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="A larger network to learn from as well: auto, none, or its schedule.")
-    ] = None,
+    teacher: Teacher = None,
     target: Annotated[float | None, typer.Option(help="Accuracy in percent to hold; 99.4 for mnist.")] = None,
     workers: Workers = None,
     device: Device = "auto",
@@ -622,7 +626,8 @@ def _dry_run(space: SearchSpace, settings: Settings, name: str, workers: int, de
     print(
         f"study {name}: {settings.budget} on {settings.dataset}, {workers} workers on {device}\n"
         f"{settings.trials} brief trials of {recipe.epochs} epochs, batch {recipe.batch_size}, "
-        f"{settings.sampler} sampler, {settings.pruner} pruner\n"
+        f"{settings.sampler} sampler, {settings.pruner} pruner, "
+        f"{'no teacher' if recipe.teacher is None else 'learning from ' + recipe.teacher}\n"
         f"{settings.finalists} finalists of {settings.finalist_epochs} epochs, {settings.finalist_seeds} seeds, "
         f"{'all points of the front' if settings.pareto else 'each seed for the better three fifths of the last'}\n"
         f"space {space.key}; smallest {space.smallest()[0]:,} parameters"

@@ -354,6 +354,13 @@ def training_data(
     )
 
 
+def fold_number(training: TrainingData, number: int) -> int:
+    """Which of the validation splits there are is number `number` of `fold`: 0 the one at hand, else from 1 on."""
+    assert training.validation is not None, "folds are of what has a validation split"
+    others = (len(training.train) - training.dataset.num_classes) // len(training.validation)
+    return 1 + (number - 1) % others if number and others else 0
+
+
 def fold(training: TrainingData, number: int) -> TrainingData:
     """The same images with another validation split; 0 is the one there is, from 1 on the others come in turn.
 
@@ -364,8 +371,7 @@ def fold(training: TrainingData, number: int) -> TrainingData:
     device, size, classes = training.train.labels.device, len(training.validation), training.dataset.num_classes
     generator, rest = torch.Generator().manual_seed(0), training.train.to("cpu")
     parts = [training.validation.to("cpu")]
-    others = (len(rest) - classes) // size
-    for _ in range(1 + (number - 1) % others if number and others else 0):
+    for _ in range(fold_number(training, number)):
         rest, part = _divide(rest, size, classes, generator)
         parts.append(part)
     if len(parts) == 1:

@@ -9,24 +9,22 @@ import dataclasses
 import json
 import re
 import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
-from nas import data, export, train
+from nas import data, export, teacher, train
 from nas import study as studies
 from nas.architecture import Architecture
 from nas.budget import Budget
 from nas.data import Dataset, Split, TrainingData
-from nas.errors import NasError, StorageError, UsageError
+from nas.errors import StorageError, UsageError
 from nas.train import Backend, Epoch, Recipe, Run
-from nas.workers import Job, Message, Pool
+from nas.workers import Job, Message, Pool, each
 
 LAST = 5
 """The protocol's last-5 accuracy: the mean test accuracy of the last five epochs of a run."""
@@ -38,9 +36,6 @@ side."""
 
 OPENINGS = "test-openings.jsonl"
 """In a study's folder, the record of every opening of the test split."""
-
-TEACHER_SEED = 10_000
-"""No student's, so that none sees its images in its teacher's order."""
 
 Heard = Callable[[Message], None]
 
@@ -193,24 +188,15 @@ def trial_plan(name: str, number: int) -> Plan:
 
 
 def with_teacher(plan: Plan, choice: str | None) -> Plan:
-    """The plan with a teacher: a schedule, `auto` for `train.TEACHER`, or `none`.
+    """The plan with a teacher, by `teacher.choose`; unless said, a committed run and a winner keep what they had.
 
-    Unless said, a committed run keeps what it had, and others get `auto` on MNIST, where it was measured. `auto` is
-    none for a student of more than a quarter of its parameters. Raises `UsageError` for a bad schedule.
+    Raises `UsageError` for a bad schedule, and for maps that its teacher's stretch takes too far.
     """
     if choice is None and (plan.reference is not None or plan.recipe.teacher is not None):
         return plan
-    student, teacher = plan.architecture, choice
-    if choice in (None, "auto"):
-        least = 4 * student.num_params
-        fits = train.teacher_of(Recipe(teacher=train.TEACHER), student).num_params >= least
-        teacher = train.TEACHER if fits and (choice or plan.dataset == "mnist") else None
-    elif choice == "none":
-        teacher = None
-    recipe = dataclasses.replace(plan.recipe, teacher=teacher)
-    if teacher is not None:
-        train.teacher_of(recipe, student)
-        train.teacher_recipe(recipe)
+    chosen = teacher.choose(choice, num_params=plan.architecture.num_params, dataset=data.named(plan.dataset))
+    recipe = dataclasses.replace(plan.recipe, teacher=chosen)
+    train.teacher_recipe(recipe)
     return dataclasses.replace(plan, recipe=recipe)
 
 
@@ -344,17 +330,20 @@ def full_run(
     folder = folder_of(base, architecture, recipe, training)
     kept = folder.with_name(folder.name + ".seeds")
     results = {seed: result for seed in seeds if (result := _read_seed(kept, seed)) is not None}
-    waiting = [seed for seed in seeds if seed not in results]
     about = lesson = None
     if recipe.teacher is not None:
-        about, lesson = _lesson(architecture, recipe, training, pool, heard)
-    while waiting or pool.jobs:
-        while waiting and pool.idle is not None:
-            seed = waiting.pop(0)
-            pool.submit(Job(key=seed, architecture=architecture, recipe=recipe, seed=seed, lesson=lesson))
-        for message in _ended(pool, heard):
-            assert message.run is not None
-            results[message.job.seed] = _keep_seed(kept, message.job.seed, message.run)
+        taught = teacher.lessons(
+            architecture, recipe, {0: recipe.epochs}, training, pool, heard, epochs=recipe.epochs
+        )[0]  # fmt: skip
+        about, lesson = taught.about, taught.logits
+    jobs = [
+        Job(key=seed, architecture=architecture, recipe=recipe, seed=seed, lesson=lesson)
+        for seed in seeds
+        if seed not in results
+    ]
+    for message in each(jobs, pool, heard):
+        assert message.run is not None
+        results[message.job.seed] = _keep_seed(kept, message.job.seed, message.run)
     ordered = tuple(results[seed] for seed in seeds)
     run = FullRun(
         architecture=architecture, recipe=recipe, seeds=ordered, target=target, folder=folder,
@@ -362,66 +351,6 @@ def full_run(
     )  # fmt: skip
     _export(run, kept, training, test, record)
     return run
-
-
-def _ended(pool: Pool, heard: Heard) -> Iterator[Message]:
-    """The last words of the jobs that end within half a second. Raises `NasError` when one fails."""
-    for message in pool.messages(0.5):
-        heard(message)
-        if message.epoch is not None:
-            pool.answer(message, stop=False)
-        elif message.failure is not None:
-            raise NasError(f"seed {message.job.seed} of {message.job.architecture} failed: {message.failure}")
-        elif message.run is not None or message.answers is not None:
-            yield message
-
-
-def _lesson(
-    student: Architecture, recipe: Recipe, training: TrainingData, pool: Pool, heard: Heard
-) -> tuple[dict[str, Any], Tensor]:
-    """What the recipe's teacher is and took, and its answers: trained and asked once for all seeds and students.
-
-    Both are kept, the file of the answers last: killed before, the rest is done again. The teacher's accuracies are of
-    the test split, as all of a full run's, and for the reader alone.
-    """
-    architecture, alone = train.teacher_of(recipe, student), train.teacher_recipe(recipe)
-    folder = folder_of(studies.studies_dir() / "teachers", architecture, alone, training)
-    about, weights, lesson = folder / "teacher.json", folder / "weights.safetensors", folder / "lesson.safetensors"
-    if not about.is_file():
-        pool.submit(Job(key="teacher", architecture=architecture, recipe=alone, seed=TEACHER_SEED))
-        while pool.jobs:
-            for message in _ended(pool, heard):
-                assert message.run is not None
-                export.write_weights(weights, message.run.state_dict)
-                fields = {
-                    "schedule": str(architecture), "num_params": architecture.num_params, "seed": TEACHER_SEED,
-                    "last5": message.run.last(LAST), "seconds": round(message.run.seconds, 1),
-                    "backend": message.run.backend, "recipe": dataclasses.asdict(alone),
-                }  # fmt: skip
-                export.write_atomic(about, json.dumps(fields, indent=1))
-    fields = json.loads(about.read_text(encoding="utf-8"))
-    if not lesson.is_file():
-        began = time.monotonic()
-        answers = _answers(student, recipe, load_file(weights), pool, heard)
-        fields["asked_seconds"] = round(time.monotonic() - began, 1)
-        export.write_atomic(about, json.dumps(fields, indent=1))
-        export.write_weights(lesson, {"logits": answers})
-    return fields, load_file(lesson)["logits"]
-
-
-def _answers(student: Architecture, recipe: Recipe, weights: dict[str, Tensor], pool: Pool, heard: Heard) -> Tensor:
-    """The teacher's logits for every epoch of a student, (epochs, N, num_classes) float16."""
-    answers: dict[int, Tensor] = {}
-    waiting = list(range(recipe.epochs))
-    while waiting or pool.jobs:
-        while waiting and pool.idle is not None:
-            epoch = waiting.pop(0)
-            job = Job(key="lesson", architecture=student, recipe=recipe, seed=0, teacher=weights, epoch=epoch)
-            pool.submit(job)
-        for message in _ended(pool, heard):
-            assert message.answers is not None
-            answers[message.job.epoch] = message.answers
-    return torch.stack([answers[epoch] for epoch in range(recipe.epochs)])
 
 
 def summary(run: FullRun, record: Mapping[str, Any]) -> dict[str, Any]:

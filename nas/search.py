@@ -24,10 +24,13 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from safetensors.torch import load_file
 from scipy.stats import t as student
+from torch import Tensor
 
+from nas import data, teacher
 from nas import study as studies
 from nas.architecture import Architecture
 from nas.budget import Budget
+from nas.data import TrainingData
 from nas.errors import InfeasibleError, StorageError
 from nas.export import export_winner, write_weights
 from nas.sampler import Proposer, Sampler
@@ -46,6 +49,9 @@ STALE_SECONDS = 180.0
 
 BRIEF_SHARE, FINAL_SHARE = 0.6, 0.95
 """Of a time limit: brief trials end by the first share, finalists by the second; the rest is for the export."""
+
+TEACHER_EPOCHS = 6
+"""Of the teachers of a search, one for each validation split, which must not have seen its images."""
 
 FINALIST_LAST = 3
 """A finalist's score is its mean validation accuracy over this many last epochs."""
@@ -195,26 +201,29 @@ def pruner(settings: Settings) -> optuna.pruners.BasePruner:
 
 def run(
     study: Study, space: SearchSpace, settings: Settings, pool: Pool, view: View, record: Mapping[str, Any],
-    *, began: float | None = None,
+    *, training: TrainingData | None = None, began: float | None = None,
 ) -> Outcome:  # fmt: skip
     """Search to `settings.trials` finished trials, race the finalists, export the winner.
 
-    Resumes what the study already holds. `began`, on the monotonic clock, is where the time limit counts from: now,
-    unless said. Raises `InfeasibleError` when no trial completed, `StorageError` when the database fails.
+    Resumes what the study already holds. `training`, what the pool trains on, is needed where the recipe names a
+    teacher. `began`, on the monotonic clock, is where the time limit counts from: now, unless said. Raises
+    `InfeasibleError` when no trial completed, `StorageError` when the database fails.
     """
     began = time.monotonic() if began is None else began
     progress = Progress(settings=settings, lines=[Line() for _ in range(len(pool))], began=began)
     deadline = None if settings.timeout is None else began + settings.timeout
+    lessons, taught = _lessons(space, settings, pool, view, progress, training, deadline)
+    record = {**record, **taught}
     with studies.storage_errors(study.study_name):
         if settings.known:
             enqueue_known(study, space)
-        brief_done = _brief(study, space, settings, pool, view, progress, _share(began, deadline, BRIEF_SHARE))
+        brief_done = _brief(study, space, settings, pool, view, progress, lessons, _share(began, deadline, BRIEF_SHARE))
         candidates = leaders(study, settings.finalists)
         if not candidates:
             raise InfeasibleError(
                 f"no trial of the study '{study.study_name}' completed: give more --trials or a longer --timeout"
             )
-        raced = _race(study, candidates, settings, pool, view, progress, _share(began, deadline, FINAL_SHARE))
+        raced = _race(study, candidates, settings, pool, view, progress, lessons, _share(began, deadline, FINAL_SHARE))
         finalists = finalists_of(study)
         counts = studies.counts(study)
     folder = studies.folder(study.study_name)
@@ -224,6 +233,56 @@ def run(
         finalists=finalists, reason=reason, folder=folder / "best", counts=counts,
         seconds=time.monotonic() - began, cut=not (brief_done and raced),
     )  # fmt: skip
+
+
+def _lessons(
+    space: SearchSpace, settings: Settings, pool: Pool, view: View, progress: Progress,
+    training: TrainingData | None, deadline: float | None,
+) -> tuple[dict[int, Tensor], dict[str, Any]]:  # fmt: skip
+    """What a search's trainings learn from their recipe's teachers, by seed, and what a record says of these.
+
+    A full run learns from a teacher, and which networks gain most by that shows in two epochs already: the separable
+    network of 7,027 had 98.84 % in a brief trial without and 99.03 with, the starting network 98.99 and 99.00, and in
+    full runs with a teacher they had 99.58 and 99.47. Raises `InfeasibleError` when the time limit comes first.
+    """
+    if settings.recipe.teacher is None:
+        return {}, {}
+    assert training is not None, "a teacher is trained on what the pool trains on"
+    first = settings.seed + 1
+    folds = {
+        settings.seed: 0,
+        **{s: data.fold_number(training, s) for s in range(first, first + settings.finalist_seeds)},
+    }
+    wanted = dict.fromkeys(folds.values(), settings.finalist_epochs)
+    wanted[0] = max(settings.recipe.epochs, settings.finalist_epochs if 0 in list(folds.values())[1:] else 0)
+    progress.phase, progress.total = "teachers and their answers", len(wanted) + sum(wanted.values())
+
+    def heard(message: Message) -> None:
+        line = progress.lines[message.worker]
+        line.text = f"{message.job.key} of validation split {message.job.fold}"
+        if message.step is not None:
+            line.step, line.steps = message.step
+        elif message.epoch is None:
+            progress.lines[message.worker] = Line()
+            progress.done += 1
+        estimate(progress, deadline)
+        view(progress, None)
+        if past(deadline):
+            raise InfeasibleError(
+                "the time limit came while the teachers were trained, which are kept once they are: "
+                "give a longer --timeout, or --teacher none"
+            )
+
+    student = Architecture.parse("2 G C", input_shape=space.input_shape, num_classes=space.num_classes)
+    found = teacher.lessons(student, settings.recipe, wanted, training, pool, heard, epochs=TEACHER_EPOCHS)
+    progress.phase, progress.done, progress.done_before = "brief trials", 0, None
+    about = found[0].about
+    seconds = sum(lesson.about["seconds"] + lesson.about["asked_seconds"] for lesson in found.values())
+    taught = {
+        "schedule": about["schedule"], "num_params": about["num_params"], "epochs": TEACHER_EPOCHS,
+        "splits": len(found), "seconds": round(seconds, 1),
+    }  # fmt: skip
+    return {seed: found[fold].logits for seed, fold in folds.items()}, {"teacher": taught}
 
 
 def recover(study: Study, view: View, progress: Progress, ours: Collection[int] = ()) -> None:
@@ -296,6 +355,7 @@ def _brief(
     pool: Pool,
     view: View,
     progress: Progress,
+    lessons: Mapping[int, Tensor],
     deadline: float | None,
 ) -> bool:
     """Brief trials until the total is reached; False when the deadline came first."""
@@ -332,7 +392,10 @@ def _brief(
                 if _taken(study, before=trial.number) >= settings.trials:  # another process asked at the same time
                     _give_up_all(study, {trial.number: trial}, "the total was reached by another process")
                     break
-                job = Job(key=trial.number, architecture=architecture, recipe=settings.recipe, seed=settings.seed)
+                job = Job(
+                    key=trial.number, architecture=architecture, recipe=settings.recipe, seed=settings.seed,
+                    lesson=lessons.get(settings.seed),
+                )  # fmt: skip
                 progress.lines[pool.submit(job)] = Line(text=str(architecture), num_params=architecture.num_params)
                 running[trial.number] = trial
                 progress.counts = studies.counts(study)
@@ -422,7 +485,7 @@ def ranked(study: Study) -> list[FrozenTrial]:
 
 def _race(
     study: Study, candidates: list[FrozenTrial], settings: Settings, pool: Pool, view: View, progress: Progress,
-    deadline: float | None,
+    lessons: Mapping[int, Tensor], deadline: float | None,
 ) -> bool:  # fmt: skip
     """Train the candidates again seed by seed, fewer each time; False when the deadline came first.
 
@@ -452,7 +515,10 @@ def _race(
                 if trial is None:
                     continue
                 architecture = Architecture.parse(by_number[number].user_attrs["schedule"])
-                job = Job(key=trial.number, architecture=architecture, recipe=recipe, seed=seed, fold=seed)
+                job = Job(
+                    key=trial.number, architecture=architecture, recipe=recipe, seed=seed, fold=seed,
+                    lesson=lessons.get(seed),
+                )  # fmt: skip
                 line = Line(text=f"{architecture}  seed {seed}", num_params=architecture.num_params)
                 progress.lines[pool.submit(job)] = line
                 running[trial.number] = trial

@@ -9,7 +9,8 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -168,6 +169,25 @@ class Pool:
         return _Worker(process=process, pipe=ours)
 
 
+def each(jobs: Iterable[Job], pool: Pool, heard: Callable[[Message], None]) -> Iterator[Message]:
+    """Train all the jobs to their ends; the last words of each as it ends, `heard` being told of everything.
+
+    Raises `NasError` when one fails.
+    """
+    waiting = deque(jobs)
+    while waiting or pool.jobs:
+        while waiting and pool.idle is not None:
+            pool.submit(waiting.popleft())
+        for message in pool.messages(0.5):
+            heard(message)
+            if message.epoch is not None:
+                pool.answer(message, stop=False)
+            elif message.failure is not None:
+                raise NasError(f"seed {message.job.seed} of {message.job.architecture} failed: {message.failure}")
+            elif message.step is None:
+                yield message
+
+
 def _work(
     pipe: Connection, training: TrainingData, evaluation: Split, device: str, backend: Backend, threads: int
 ) -> None:
@@ -194,6 +214,10 @@ def _done(
     pipe: Connection, job: Job, training: TrainingData, evaluation: Split, device: str, backend: Backend
 ) -> tuple[str, Any]:
     """What a job comes to, and which field of a message that is."""
+    if job.fold:
+        training = fold(training, job.fold)
+        assert training.validation is not None
+        evaluation = training.validation
     if job.teacher is None:
         return "run", _train(pipe, job, training, evaluation, device, backend)
     options: dict[str, Any] = {"device": device, "backend": backend}
@@ -202,10 +226,6 @@ def _done(
 
 def _train(pipe: Connection, job: Job, training: TrainingData, evaluation: Split, device: str, backend: Backend) -> Run:
     told = time.monotonic()
-    if job.fold:
-        training = fold(training, job.fold)
-        assert training.validation is not None
-        evaluation = training.validation
 
     def on_step(step: int, steps: int) -> None:
         nonlocal told

@@ -14,7 +14,7 @@ import torch
 import toys
 from safetensors.torch import load_file
 
-from nas import data, export, run, train
+from nas import data, export, run, teacher, train
 from nas.architecture import Architecture
 from nas.data import Split
 from nas.errors import NasError, StorageError, UsageError
@@ -366,10 +366,10 @@ def test_a_teacher_is_trained_once_for_all_seeds_and_students(tmp_path, test_spl
         assert fields["teacher"] == full.teacher
         assert fields["recipe"]["teacher"] == "8 M 8 G C"
         assert "Distilled from `1x16x16: 8 M 8 G C4` (712 parameters)" in (full.folder / "CARD.md").read_text()
-    assert trained[0] == ("1x16x16: 8 M 8 G C4", run.TEACHER_SEED, 7)
+    assert trained[0] == ("1x16x16: 8 M 8 G C4", teacher.SEED, 7)
     assert trained[1:8] == [(str(ARCHITECTURE), 0, 7)] * 7  # an epoch each, once, after it was trained
     assert [name for name, _, _ in trained[8:]] == [*[str(ARCHITECTURE)] * 3, str(other)]
-    (lesson,) = (tmp_path / "teachers").glob("*/lesson.safetensors")
+    (lesson,) = (tmp_path / "teachers").glob("*/lesson-7.safetensors")
     assert load_file(lesson)["logits"][:, 0, 0].tolist() == list(range(7))
 
 
@@ -378,14 +378,14 @@ def test_who_gets_a_teacher():
     large = Architecture.parse("40 40 M 64 G C")
     base = run.schedule_plan(str(small), data.named("mnist"), "by-hand")
 
-    def teacher(plan, choice):
+    def chosen(plan, choice):
         return run.with_teacher(plan, choice).recipe.teacher
 
-    assert teacher(base, None) == teacher(base, "auto") == train.TEACHER
-    assert teacher(base, "none") is None
-    assert teacher(base, "12 M 16 G C") == "12 M 16 G C"
-    assert teacher(dataclasses.replace(base, architecture=large), None) is None
-    assert teacher(dataclasses.replace(base, dataset="synthetic"), None) is None
-    assert teacher(dataclasses.replace(base, reference={"name": "reference-x"}), None) is None  # as it was
+    assert chosen(base, None) == chosen(base, "auto") == train.TEACHER
+    assert chosen(base, "none") is None
+    assert chosen(base, "12 M 16 G C") == "12 M 16 G C"
+    assert chosen(dataclasses.replace(base, architecture=large), None) is None
+    assert chosen(dataclasses.replace(base, dataset="synthetic"), None) is None
+    assert chosen(dataclasses.replace(base, reference={"name": "reference-x"}), None) is None  # as it was
     with pytest.raises(UsageError, match="twelve"):
-        teacher(base, "twelve M")
+        chosen(base, "twelve M")

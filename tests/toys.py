@@ -54,6 +54,7 @@ class Pool:
         self.score, self.stops = score, [False] * count
         self.trained: list[tuple[str, int, int]] = []  # schedule, seed and epochs of every job handed in
         self.folds: list[tuple[int, int]] = []  # seed and fold of each
+        self.lessons: list[list[float] | None] = []  # of each lesson a number an epoch
         self.stopped: list[Any] = []
         self.restarts = 0
 
@@ -73,6 +74,7 @@ class Pool:
         assert number is not None
         self.trained.append((str(job.architecture), job.seed, job.recipe.epochs))
         self.folds.append((job.seed, job.fold))
+        self.lessons.append(None if job.lesson is None else job.lesson[:, 0, 0].tolist())
         self.stops[number] = False
         self.lives[number] = (job, self.live(number, job))
         return number
@@ -174,7 +176,8 @@ def run(pool: Pool, *, study: Any = None, view: search.View = lambda progress, l
     chosen = settings(**changes)
     study = study or open_study(chosen=chosen)
     record = {"dataset": "synthetic", "target": 99.4}
-    return search.run(study, space(chosen.budget.max_params or CAP), chosen, pool, view, record)  # type: ignore[arg-type]
+    limits = space(chosen.budget.max_params or CAP)
+    return search.run(study, limits, chosen, pool, view, record, training=synthetic())  # type: ignore[arg-type]
 
 
 @cache

@@ -1,0 +1,136 @@
+"""The teacher of a recipe: trained once on the images at hand, asked once for all of its students, and kept.
+
+`studies/teachers` has a folder for each teacher: its weights, `teacher.json` (what it is and took), and its lessons, a
+file for each number of epochs that a student may have.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from nas import export, train
+from nas import study as studies
+from nas.architecture import Architecture
+from nas.data import Dataset, TrainingData
+from nas.train import Recipe
+from nas.workers import Job, Message, Pool, each
+
+SEED = 10_000
+"""No student's, so that none sees its images in its teacher's order."""
+
+LEAST_RATIO = 4
+"""A teacher unless said otherwise has at least this many times the parameters of its student."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """A teacher's logits (epochs, N, num_classes) float16, and what the teacher is and took."""
+
+    logits: Tensor
+    about: dict[str, Any]
+
+
+def choose(choice: str | None, *, num_params: int, dataset: Dataset) -> str | None:
+    """The schedule of the teacher for students of up to `num_params`; None for none.
+
+    `choice` is a schedule, `none`, `auto` for `train.TEACHER`, or None for `auto` on MNIST, where it was measured, and
+    none elsewhere. Raises `UsageError` for a bad schedule.
+    """
+    if choice == "none" or (choice is None and dataset.name != "mnist"):
+        return None
+    schedule = train.TEACHER if choice in (None, "auto") else str(choice)
+    teacher = Architecture.parse(schedule, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
+    if choice in (None, "auto") and teacher.num_params < LEAST_RATIO * num_params:
+        return None
+    return schedule
+
+
+def lessons(
+    student: Architecture,
+    recipe: Recipe,
+    wanted: Mapping[int, int],
+    training: TrainingData,
+    pool: Pool,
+    heard: Callable[[Message], None],
+    *,
+    epochs: int,
+) -> dict[int, Lesson]:
+    """A lesson for each fold of `wanted` (0: the images as they are), for as many epochs of a student as it says.
+
+    What is not kept yet is made: the teachers with `epochs` epochs of their own, all at once on the pool's workers, and
+    then their answers. A file is written when it is whole; killed before, that part is done again. `student` gives the
+    images' shape and classes alone. Raises `NasError` when a training fails.
+    """
+    architecture = train.teacher_of(recipe, student)
+    alone = dataclasses.replace(train.teacher_recipe(recipe), epochs=epochs)
+    homes = {fold: _home(architecture, alone, training, fold) for fold in wanted}
+    jobs = [
+        Job(key="teacher", architecture=architecture, recipe=alone, seed=SEED, fold=fold)
+        for fold, home in homes.items()
+        if not (home / "teacher.json").is_file()
+    ]
+    for message in each(jobs, pool, heard):
+        assert message.run is not None
+        home = homes[message.job.fold]
+        export.write_weights(home / "weights.safetensors", message.run.state_dict)
+        fields = {
+            "schedule": str(architecture), "num_params": architecture.num_params, "seed": SEED,
+            "last5": message.run.last(5), "seconds": round(message.run.seconds, 1), "backend": message.run.backend,
+            "recipe": dataclasses.asdict(alone), "fold": message.job.fold,
+        }  # fmt: skip
+        export.write_atomic(home / "teacher.json", json.dumps(fields, indent=1))
+    _ask(student, recipe, wanted, homes, pool, heard)
+    return {
+        fold: Lesson(
+            logits=load_file(home / f"lesson-{wanted[fold]}.safetensors")["logits"],
+            about=json.loads((home / "teacher.json").read_text(encoding="utf-8")),
+        )
+        for fold, home in homes.items()
+    }
+
+
+def _ask(
+    student: Architecture,
+    recipe: Recipe,
+    wanted: Mapping[int, int],
+    homes: Mapping[int, Path],
+    pool: Pool,
+    heard: Callable[[Message], None],
+) -> None:
+    """Write the lessons that are not kept yet, and into teacher.json what the asking took."""
+    missing = [fold for fold, home in homes.items() if not (home / f"lesson-{wanted[fold]}.safetensors").is_file()]
+    jobs = [
+        Job(
+            key="lesson", architecture=student, recipe=recipe, seed=0, fold=fold, epoch=epoch,
+            teacher=load_file(homes[fold] / "weights.safetensors"),
+        )
+        for fold in missing
+        for epoch in range(wanted[fold])
+    ]  # fmt: skip
+    began, answers = time.monotonic(), dict[tuple[int, int], Tensor]()
+    for message in each(jobs, pool, heard):
+        assert message.answers is not None
+        answers[message.job.fold, message.job.epoch] = message.answers
+    for fold in missing:
+        about = json.loads((homes[fold] / "teacher.json").read_text(encoding="utf-8"))
+        about["asked_seconds"] = round((time.monotonic() - began) / len(missing), 1)
+        export.write_atomic(homes[fold] / "teacher.json", json.dumps(about, indent=1))
+        logits = torch.stack([answers[fold, epoch] for epoch in range(wanted[fold])])
+        export.write_weights(homes[fold] / f"lesson-{wanted[fold]}.safetensors", {"logits": logits})
+
+
+def _home(architecture: Architecture, recipe: Recipe, training: TrainingData, fold: int) -> Path:
+    """Where a teacher is kept: one folder for each network, recipe, data set and part of it."""
+    part = [training.dataset.name, training.hash, len(training.train), fold]
+    key = json.dumps([str(architecture), dataclasses.asdict(recipe), *part])
+    return studies.studies_dir() / "teachers" / f"{architecture.num_params}-{studies.digest(key)}"
