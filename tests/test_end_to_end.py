@@ -19,6 +19,8 @@ from torch.utils.data import TensorDataset
 
 from nas import data, search
 from nas.architecture import Architecture
+from nas.model import build
+from nas.train import Recipe
 
 plain_search, end_to_end = toys.benchmark("plain_search"), toys.benchmark("end_to_end")
 
@@ -224,7 +226,8 @@ def test_ours_goes_on_until_a_new_winner_is_over_the_threshold(tmp_path, monkeyp
         time.sleep(0.05)
         return ""
 
-    def train(architecture: Any, training: Any, evaluation: Any, recipe: Any, *, seed: int) -> Any:
+    def train(architecture: Any, training: Any, evaluation: Any, recipe: Any, *, seed: int, lesson: Any) -> Any:
+        assert lesson is None
         assert evaluation is training.validation
         assert (seed, recipe.epochs) == (5, 15)
         trained.append(str(architecture))
@@ -249,6 +252,20 @@ def test_ours_goes_on_until_a_new_winner_is_over_the_threshold(tmp_path, monkeyp
     assert [round["last5"] for round in half["rounds"]] == [99.4, 99.4, 99.45]
     assert half["reached"]
     assert half["seconds"] >= 0.15
+
+
+def test_a_winner_learns_from_its_teacher_first(monkeypatch):
+    whole = toys.part(toys.synthetic(), 64)
+    trained = []
+
+    def train(architecture: Any, training: Any, evaluation: Any, recipe: Any, *, seed: int, lesson: Any = None) -> Any:
+        trained.append((str(architecture), recipe.degrees, None if lesson is None else tuple(lesson.shape)))
+        return argparse.Namespace(state_dict=build(architecture).state_dict(), last=lambda epochs: 99.0)
+
+    monkeypatch.setattr(end_to_end, "train", train)
+    student = Architecture.parse("4 M 5 G C", input_shape=(1, 16, 16), num_classes=4)
+    assert end_to_end.finish(student, Recipe(epochs=2, teacher="8 M 8 G C"), whole, 0) == 99.0
+    assert trained == [("1x16x16: 8 M 8 G C4", 12.0, None), (str(student), 8.0, (2, 64, 4))]
 
 
 def test_plain_is_held_to_the_validation_images_of_the_search(monkeypatch):

@@ -1,4 +1,4 @@
-"""Teachers: who gets one, that each is trained and asked once, and that none has seen what its students are scored on."""
+"""Teachers: who gets one, that each is trained and asked once, and that none has seen what students are scored on."""
 
 from __future__ import annotations
 

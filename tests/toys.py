@@ -101,9 +101,7 @@ class Pool:
 
     def live(self, number: int, job: Job) -> Iterator[Message]:
         if job.teacher is not None:
-            yield Message(
-                worker=number, job=job, answers=torch.full((8, job.architecture.num_classes), job.epoch).half()
-            )
+            yield Message(worker=number, job=job, answers=torch.full((8, 4), 100 * job.fold + job.epoch).half())
             return
         epochs: list[Epoch] = []
         for epoch in range(1, job.recipe.epochs + 1):
