@@ -293,12 +293,34 @@ def test_a_fair_share_of_random_schedules_fits_and_uses_the_budget(cap, shape):
     found = [it.check(it.random(rng), ()) for _ in range(200)]
     fitting = [architecture for architecture, _ in found if architecture is not None]
     assert len(fitting) >= 0.5 * len(found)
-    assert np.median([architecture.num_params for architecture in fitting]) >= 0.4 * cap
+    assert np.median([architecture.num_params for architecture in fitting]) >= 0.75 * cap
     assert len({str(architecture) for architecture in fitting}) >= 0.9 * len(fitting)
     assert {architecture.depth for architecture in fitting} >= set(range(MIN_DEPTH, SLOTS + 1))
 
 
 # Known designs
+
+
+@pytest.mark.parametrize(("cap", "share"), [(1000, None), (8000, None), (100_000, None), (8000, 0.3), (100_000, 0.3)])
+def test_random_schedules_fill_the_share_of_the_budget_they_are_to(cap, share):
+    it, rng = space(cap), np.random.default_rng(0)
+    used = [used for _ in range(300) if (used := it._share(it.random(rng, share))) is not None]
+    low, middle, high = np.percentile(used, (10, 50, 90))
+    if share is None:  # between three quarters and a little more than all of it
+        assert 0.7 < low < 0.85 < middle < 0.95 < high < 1.1
+    else:
+        assert 0.25 < low < middle < high < 0.36
+
+
+def test_random_schedules_lean_to_one_kind_of_block():
+    it, rng = space(8000), np.random.default_rng(0)
+    shares = []
+    for _ in range(500):
+        point = it.random(rng)
+        kinds = [point[f"kind_{slot}"] for slot in range(2, point["depth"] + 1)]
+        shares.append(kinds.count("separable") / len(kinds))
+    assert 0.2 < np.mean(np.array(shares) == 1) < 0.4  # by fixed odds of a half it were one in fifty
+    assert 0.2 < np.mean(np.array(shares) == 0) < 0.4
 
 
 def test_the_known_designs_that_fit_come_largest_first():
