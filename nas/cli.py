@@ -96,7 +96,7 @@ def search(
     data_dir: DataDir = None,
     trials: Annotated[
         int, typer.Option(min=1, help="Finished trials in total, those of a resumed study included.")
-    ] = 72,
+    ] = 64,
     timeout: Annotated[str | None, typer.Option(help="Limit for everything: 90s, 20m, 2h.")] = None,
     workers: Workers = None,
     seed: Seed = 0,
@@ -114,7 +114,7 @@ def search(
     brief_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a brief trial; 2 unless said.")] = None,
     finalists: Annotated[int, typer.Option(min=1, help="Leaders to train again, fewer with each seed.")] = 8,
     finalist_seeds: Annotated[int, typer.Option(min=1, help="Seeds of the last two.")] = 4,
-    finalist_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a finalist; 8 unless said.")] = None,
+    finalist_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a finalist; 6 unless said.")] = None,
     teacher: Teacher = None,
     target: Annotated[float | None, typer.Option(help="Accuracy in percent to reach.")] = None,
     device: Device = "auto",

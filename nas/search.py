@@ -50,7 +50,7 @@ STALE_SECONDS = 180.0
 BRIEF_SHARE, FINAL_SHARE = 0.6, 0.95
 """Of a time limit: brief trials end by the first share, finalists by the second; the rest is for the export."""
 
-TEACHER_EPOCHS = 6
+TEACHER_EPOCHS = 5
 """Of the teachers of a search, one for each validation split, which must not have seen its images."""
 
 FINALIST_LAST = 3
@@ -64,8 +64,8 @@ class Settings:
     budget: Budget
     dataset: str
     recipe: Recipe
-    finalist_epochs: int = 8
-    trials: int = 72
+    finalist_epochs: int = 6
+    trials: int = 64
     finalists: int = 8
     finalist_seeds: int = 4
     seed: int = 0
