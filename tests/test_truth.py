@@ -111,11 +111,11 @@ def test_the_networks_are_many_feasible_and_mostly_near_the_cap(source):
         architecture = Architecture.parse(network.schedule)
         counts = (architecture.num_params, architecture.macs, architecture.depth)
         assert counts == (network.num_params, network.macs, network.depth)
-        space = SearchSpace(budget=Budget(max_params=architecture.num_params if network.num_params > 8000 else 8000))
+        space = SearchSpace(budget=Budget(max_params=10_000 if network.num_params > 8000 else 8000))
         assert network.num_params < 2000 or space.encode(architecture) is not None
     texts = networks["schedule"]
     kinds = {"separable": " s", "strided": "/2", "padded": "r ", "stages": "M .*M", "residual": r"\+", "dense": "bn C"}
-    assert all(texts.str.contains(pattern).sum() >= 3 for pattern in kinds.values())
+    assert all(texts.str.contains(pattern).sum() >= 2 for pattern in kinds.values())
     assert set(networks["depth"]) >= {5, 6, 7, 8}
 
 
