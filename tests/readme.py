@@ -32,6 +32,12 @@ def results() -> str:
         reason = path.parent.parent / "best" / "reason.json"
         found = f"`{_search(reason)}`" if reason.is_file() else "hand-made, this recipe"
         found += ", distilled" if result.get("teacher") else ""
+        if (
+            reason.is_file()
+            and result.get("teacher")
+            and "teacher" not in json.loads(reason.read_text(encoding="utf-8"))
+        ):
+            found += ", searched without"
         found += "" if (size := result["recipe"]["batch_size"]) == Recipe().batch_size else f", batch {size}"
         card = path.with_name("CARD.md").relative_to(ROOT).as_posix()
         row = (
