@@ -250,12 +250,11 @@ def _lessons(
         return {}, {}
     assert training is not None, "a teacher is trained on what the pool trains on"
     first = settings.seed + 1
-    folds = {
-        settings.seed: 0,
-        **{s: data.fold_number(training, s) for s in range(first, first + settings.finalist_seeds)},
-    }
-    wanted = dict.fromkeys(folds.values(), settings.finalist_epochs)
-    wanted[0] = max(settings.recipe.epochs, settings.finalist_epochs if 0 in list(folds.values())[1:] else 0)
+    finalists = {seed: data.fold_number(training, seed) for seed in range(first, first + settings.finalist_seeds)}
+    folds = {settings.seed: 0, **finalists}
+    wanted = {0: settings.recipe.epochs}
+    for fold in finalists.values():  # 0 as well, where the images are too few for another split
+        wanted[fold] = max(settings.finalist_epochs, wanted.get(fold, 0))
     progress.phase, progress.total = "teachers and their answers", len(wanted) + sum(wanted.values())
 
     def heard(message: Message) -> None:

@@ -109,10 +109,10 @@ def _ask(
 ) -> None:
     """Write the lessons that are not kept yet, and into teacher.json what the asking took."""
     missing = [fold for fold, home in homes.items() if not (home / f"lesson-{wanted[fold]}.safetensors").is_file()]
+    weights = {fold: load_file(homes[fold] / "weights.safetensors") for fold in missing}
     jobs = [
         Job(
-            key="lesson", architecture=student, recipe=recipe, seed=0, fold=fold, epoch=epoch,
-            teacher=load_file(homes[fold] / "weights.safetensors"),
+            key="lesson", architecture=student, recipe=recipe, seed=0, fold=fold, epoch=epoch, teacher=weights[fold]
         )
         for fold in missing
         for epoch in range(wanted[fold])

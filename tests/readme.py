@@ -7,6 +7,7 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import toys
 
@@ -30,13 +31,9 @@ def results() -> str:
         result = json.loads(path.read_text(encoding="utf-8"))
         sd = "" if result["last5_sd"] is None else f" ± {result['last5_sd']:.3f}"
         reason = path.parent.parent / "best" / "reason.json"
-        found = f"`{_search(reason)}`" if reason.is_file() else "hand-made, this recipe"
+        found = f"`{_reason(reason)['command']}`" if reason.is_file() else "hand-made, this recipe"
         found += ", distilled" if result.get("teacher") else ""
-        if (
-            reason.is_file()
-            and result.get("teacher")
-            and "teacher" not in json.loads(reason.read_text(encoding="utf-8"))
-        ):
+        if result.get("teacher") and reason.is_file() and "teacher" not in _reason(reason):
             found += ", searched without"
         found += "" if (size := result["recipe"]["batch_size"]) == Recipe().batch_size else f", batch {size}"
         card = path.with_name("CARD.md").relative_to(ROOT).as_posix()
@@ -54,8 +51,8 @@ def results() -> str:
     return header + "\n".join(row for _, row in [*sorted(rows), *sorted(public)])
 
 
-def _search(reason: Path) -> str:
-    return str(json.loads(reason.read_text(encoding="utf-8"))["command"])
+def _reason(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def count() -> str:

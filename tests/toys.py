@@ -83,7 +83,7 @@ class Pool:
         for life in list(self.lives):
             if life is not None:
                 message = next(life[1])
-                if (message.run, message.answers, message.failure) != (None, None, None):
+                if any(end is not None for end in (message.run, message.answers, message.failure)):
                     self.lives[message.worker] = None
                 yield message
 
