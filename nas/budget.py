@@ -28,7 +28,7 @@ class Budget:
     max_params: int | None = None
     max_macs: int | None = None
     dataset: str | None = None
-    brief_epochs: int = 2
+    brief_epochs: int = 3
     full_epochs: int = 15
     target: float = 99.4
 

@@ -111,7 +111,7 @@ def search(
         typer.Option("--pareto", help="The front of accuracy against parameters under the cap, not its end alone."),
     ] = False,
     known: Annotated[bool, typer.Option("--known/--no-known", help="Try the published designs that fit first.")] = True,
-    brief_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a brief trial; 2 unless said.")] = None,
+    brief_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a brief trial; 3 unless said.")] = None,
     finalists: Annotated[int, typer.Option(min=1, help="Leaders to train again, fewer with each seed.")] = 8,
     finalist_seeds: Annotated[int, typer.Option(min=1, help="Seeds of the last two.")] = 4,
     finalist_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a finalist; 6 unless said.")] = None,

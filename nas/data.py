@@ -21,7 +21,7 @@ import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -361,26 +361,29 @@ def fold_number(training: TrainingData, number: int) -> int:
     return 1 + (number - 1) % others if number and others else 0
 
 
-def fold(training: TrainingData, number: int) -> TrainingData:
+def fold(training: TrainingData, number: int, unseen: Collection[int] = ()) -> TrainingData:
     """The same images with another validation split; 0 is the one there is, from 1 on the others come in turn.
 
     These are parts of `training.train`, disjoint and as large, with each class in proportion; what was held out goes
-    back to `train`. Of MNIST with its sixth there are four; of a small fraction of it none, and 0 stands in.
+    back to `train`, but for the splits that are to stay `unseen` as well. Of MNIST with its sixth there are four; of a
+    small fraction of it none, and 0 stands in.
     """
     assert training.validation is not None, "folds are of what has a validation split"
     device, size, classes = training.train.labels.device, len(training.validation), training.dataset.num_classes
     generator, rest = torch.Generator().manual_seed(0), training.train.to("cpu")
+    chosen = fold_number(training, number)
+    held_out = {chosen, *(fold_number(training, other) for other in unseen)}
     parts = [training.validation.to("cpu")]
-    for _ in range(fold_number(training, number)):
+    for _ in range(max(held_out)):
         rest, part = _divide(rest, size, classes, generator)
         parts.append(part)
     if len(parts) == 1:
         return training
-    images = torch.cat([rest.images, *(part.images for part in parts[:-1])])
-    labels = torch.cat([rest.labels, *(part.labels for part in parts[:-1])])
+    seen = [rest, *(part for place, part in enumerate(parts) if place not in held_out)]
+    images, labels = torch.cat([part.images for part in seen]), torch.cat([part.labels for part in seen])
     mean, std = _moments(images)
     return replace(
-        training, train=Split(images, labels).to(device), validation=parts[-1].to(device), mean=mean, std=std
+        training, train=Split(images, labels).to(device), validation=parts[chosen].to(device), mean=mean, std=std
     )
 
 

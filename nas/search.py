@@ -50,8 +50,8 @@ STALE_SECONDS = 180.0
 BRIEF_SHARE, FINAL_SHARE = 0.6, 0.95
 """Of a time limit: brief trials end by the first share, finalists by the second; the rest is for the export."""
 
-TEACHER_EPOCHS = 5
-"""Of the teachers of a search, one for each validation split, which must not have seen its images."""
+TEACHER_EPOCHS = 8
+"""Of the teachers of a search, which see half of the images: none of the validation splits that they teach for."""
 
 FINALIST_LAST = 3
 """A finalist's score is its mean validation accuracy over this many last epochs."""
@@ -65,7 +65,7 @@ class Settings:
     dataset: str
     recipe: Recipe
     finalist_epochs: int = 6
-    trials: int = 64
+    trials: int = 48
     finalists: int = 8
     finalist_seeds: int = 4
     seed: int = 0
@@ -255,16 +255,18 @@ def _lessons(
     wanted = {0: settings.recipe.epochs}
     for fold in finalists.values():  # 0 as well, where the images are too few for another split
         wanted[fold] = max(settings.finalist_epochs, wanted.get(fold, 0))
-    progress.phase, progress.total = "teachers and their answers", len(wanted) + sum(wanted.values())
+    teachers = len(teacher.groups(wanted, training))
+    progress.phase, progress.total = "teachers and their answers", teachers * TEACHER_EPOCHS + sum(wanted.values())
 
     def heard(message: Message) -> None:
         line = progress.lines[message.worker]
         line.text = f"{message.job.key} of validation split {message.job.fold}"
         if message.step is not None:
             line.step, line.steps = message.step
-        elif message.epoch is None:
-            progress.lines[message.worker] = Line()
+        elif message.run is None:  # an epoch of a teacher, or one of a lesson
             progress.done += 1
+        if message.step is None and message.epoch is None:
+            progress.lines[message.worker] = Line()
         estimate(progress, deadline)
         view(progress, None)
         if past(deadline):
@@ -277,10 +279,11 @@ def _lessons(
     found = teacher.lessons(student, settings.recipe, wanted, training, pool, heard, epochs=TEACHER_EPOCHS)
     progress.phase, progress.done, progress.done_before = "brief trials", 0, None
     about = found[0].about
-    seconds = sum(lesson.about["seconds"] + lesson.about["asked_seconds"] for lesson in found.values())
+    distinct = {tuple(lesson.about["unseen_splits"]): lesson.about for lesson in found.values()}.values()
     taught = {
         "schedule": about["schedule"], "num_params": about["num_params"], "epochs": TEACHER_EPOCHS,
-        "splits": len(found), "seconds": round(seconds, 1),
+        "trained": len(distinct), "splits": len(found),
+        "seconds": round(sum(each["seconds"] + each["asked_seconds"] for each in distinct), 1),
     }  # fmt: skip
     return {seed: found[fold].logits for seed, fold in folds.items()}, {"teacher": taught}
 

@@ -35,6 +35,7 @@ class Job:
     recipe: Recipe
     seed: int
     fold: int = 0  # which validation split, of those that `data.fold` makes
+    unseen: tuple[int, ...] = ()  # further ones that it does not train on
     lesson: Tensor | None = None  # of the recipe's teacher, for its student
     teacher: dict[str, Tensor] | None = None  # its weights, where nothing is trained: it answers for an epoch
     epoch: int = 0  # that one, from 0
@@ -214,8 +215,8 @@ def _done(
     pipe: Connection, job: Job, training: TrainingData, evaluation: Split, device: str, backend: Backend
 ) -> tuple[str, Any]:
     """What a job comes to, and which field of a message that is."""
-    if job.fold:
-        training = fold(training, job.fold)
+    if job.fold or job.unseen:
+        training = fold(training, job.fold, job.unseen)
         assert training.validation is not None
         evaluation = training.validation
     if job.teacher is None:

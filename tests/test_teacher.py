@@ -31,11 +31,11 @@ def lessons(pool, wanted, recipe=TAUGHT):
     return teacher.lessons(STUDENT, recipe, wanted, toys.synthetic(), pool, lambda message: None, epochs=6)
 
 
-def test_a_teacher_is_trained_and_asked_once_for_each_validation_split(folder):
+def test_a_teacher_is_trained_once_for_several_validation_splits_and_asked_once_for_each(folder):
     pool = toys.Pool(2)
     found = lessons(pool, {0: 2, 1: 3})
-    assert pool.trained == [(NAME, teacher.SEED, 6)] * 2 + [(str(STUDENT), 0, 2)] * 5
-    assert [fold for _, fold in pool.folds] == [0, 1, 0, 0, 1, 1, 1]
+    assert pool.trained == [(NAME, teacher.SEED, 6)] + [(str(STUDENT), 0, 2)] * 5
+    assert [fold for _, fold in pool.folds] == [0, 0, 0, 1, 1, 1]
     assert found[0].logits[:, 0, 0].tolist() == [0, 1]
     assert found[1].logits[:, 0, 0].tolist() == [100, 101, 102]
     assert found[1].about["num_params"] == 712
@@ -43,12 +43,37 @@ def test_a_teacher_is_trained_and_asked_once_for_each_validation_split(folder):
     again = lessons(pool, {0: 2, 1: 3})
     assert pool.trained == []
     assert again[1].logits.equal(found[1].logits)
-    lessons(pool, {1: 2})  # fewer epochs of a student: the same teacher
+    lessons(pool, {0: 2, 1: 2})  # fewer epochs of a student: the same teacher
     assert pool.trained == [(str(STUDENT), 0, 2)] * 2
     lessons(toys.Pool(1), {1: 2}, dataclasses.replace(TAUGHT, degrees=5.0))
-    assert len(list(folder.iterdir())) == 3
-    (about,) = {path.read_text() for path in folder.glob("*/teacher.json") if '"fold": 0' in path.read_text()}
-    assert json.loads(about)["recipe"]["degrees"] == TAUGHT.degrees * TAUGHT.teacher_stretch
+    lessons(toys.Pool(1), {1: 2})  # alone it has another, which sees more
+    homes = [json.loads(path.read_text()) for path in folder.glob("*/teacher.json")]
+    assert sorted(home["unseen_splits"] for home in homes) == [[0, 1], [1], [1]]
+    degrees = {home["recipe"]["degrees"] for home in homes}
+    assert degrees == {TAUGHT.degrees * TAUGHT.teacher_stretch, 5.0 * TAUGHT.teacher_stretch}
+
+
+def test_a_teacher_has_seen_half_of_the_images_and_none_that_its_students_are_scored_on(monkeypatch):
+    whole = toys.synthetic()
+    parts = (len(whole.train) + len(whole.validation)) // len(whole.validation)
+    found = teacher.groups(range(parts), whole)
+    assert sorted(fold for group in found for fold in group) == list(range(parts))
+    assert max(len(group) for group in found) == parts // 2 > 1
+    seen = {}
+
+    def train_(pipe, job, training, evaluation, device, backend):
+        seen[job.fold, *job.unseen] = {image.numpy().tobytes() for image in training.train.images}
+
+    monkeypatch.setattr(workers, "_train", train_)
+    for group in found:
+        job = workers.Job(
+            key="teacher", architecture=STUDENT, recipe=TAUGHT, seed=0, fold=group[0], unseen=group[1:]
+        )  # fmt: skip
+        workers._done(None, job, whole, whole.validation, "cpu", "torch")
+    for group, images in seen.items():
+        assert len(images) >= (len(whole.train) + len(whole.validation)) // 2
+        for number in group:
+            assert not images & {image.numpy().tobytes() for image in data.fold(whole, number).validation.images}
 
 
 def test_a_teacher_that_fails_is_an_error():
@@ -86,14 +111,15 @@ def test_a_search_learns_from_a_teacher_that_has_not_seen_its_validation_images(
     pool = toys.Pool(2)
     outcome = toys.run(pool, recipe=dataclasses.replace(TAUGHT, epochs=3), trials=4)
     homes = [json.loads(path.read_text()) for path in folder.glob("*/teacher.json")]
-    assert sorted(home["fold"] for home in homes) == [0, 1, 2]  # of the brief trials, and of each finalist seed
+    unseen = [split for home in homes for split in home["unseen_splits"]]
+    assert sorted(unseen) == [0, 1, 2]  # of the brief trials, and of each finalist seed
     for (_, fold), lesson in zip(pool.folds, pool.lessons, strict=True):
         assert lesson is None or lesson == [100 * fold + epoch for epoch in range(3 if fold == 0 else 2)]
     taught = [lesson for (name, _, _), lesson in zip(pool.trained, pool.lessons, strict=True) if name != NAME]
     asked = 3 + 2 + 2
     assert all(lesson is not None for lesson in taught[asked:])
     assert outcome.reason["teacher"] == {
-        "schedule": NAME, "num_params": 712, "epochs": search.TEACHER_EPOCHS, "splits": 3,
+        "schedule": NAME, "num_params": 712, "epochs": search.TEACHER_EPOCHS, "trained": len(homes), "splits": 3,
         "seconds": outcome.reason["teacher"]["seconds"],
     }  # fmt: skip
     again = toys.Pool(2)
