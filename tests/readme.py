@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 START = KNOWN[0].text
 SIGNALS = {
-    "e1": "1 epoch", "e2": "2 epochs, the default", "e3": "3 epochs", "e5": "5 epochs",
+    "e1": "1 epoch", "e2": "2 epochs", "e3": "3 epochs, the default", "e5": "5 epochs",
     "half3": "3 epochs of half the images", "small3": "3 epochs at 22x22", "num_params": "parameters", "macs": "MACs",
     "first training loss": "training loss of the full run's first epoch",
 }  # fmt: skip

@@ -156,6 +156,22 @@ def test_recipe_refuses_what_is_out_of_range(key, value):
 # --- the schedule and the average -------------------------------------------------------------------------------------
 
 
+def test_smaller_networks_take_a_higher_rate_up_to_a_limit(training, monkeypatch):
+    recipe = Recipe(epochs=1, peak_rate=0.01)
+    rates = {size: train.peak_rate(recipe, size) for size in (80_000, 8000, 2000, 100)}
+    assert rates == pytest.approx({80_000: 0.01, 8000: 0.01, 2000: 0.02, 100: 0.03})
+    assert train.peak_rate(dataclasses.replace(recipe, rate_exponent=0.0), 100) == 0.01
+    heard = set()
+
+    def rate(recipe, progress):
+        heard.add(recipe.peak_rate)
+        return 0.001
+
+    monkeypatch.setattr(train, "rate", rate)
+    go(training, recipe)
+    assert heard == {train.peak_rate(recipe, ARCHITECTURE.num_params)} != {recipe.peak_rate}
+
+
 def test_rate_is_torchs_one_cycle():
     """Torch counts its steps from the other end, so at a thousand steps the two agree to about a step's change."""
     recipe, steps = Recipe(peak_rate=0.1, warm_up=0.2), 1000
