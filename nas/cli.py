@@ -96,7 +96,7 @@ def search(
     data_dir: DataDir = None,
     trials: Annotated[
         int, typer.Option(min=1, help="Finished trials in total, those of a resumed study included.")
-    ] = 64,
+    ] = 48,
     timeout: Annotated[str | None, typer.Option(help="Limit for everything: 90s, 20m, 2h.")] = None,
     workers: Workers = None,
     seed: Seed = 0,
