@@ -96,7 +96,7 @@ def search(
     data_dir: DataDir = None,
     trials: Annotated[
         int, typer.Option(min=1, help="Finished trials in total, those of a resumed study included.")
-    ] = 48,
+    ] = 50,
     timeout: Annotated[str | None, typer.Option(help="Limit for everything: 90s, 20m, 2h.")] = None,
     workers: Workers = None,
     seed: Seed = 0,
@@ -112,7 +112,7 @@ def search(
     ] = False,
     known: Annotated[bool, typer.Option("--known/--no-known", help="Try the published designs that fit first.")] = True,
     brief_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a brief trial; 3 unless said.")] = None,
-    finalists: Annotated[int, typer.Option(min=1, help="Leaders to train again, fewer with each seed.")] = 8,
+    finalists: Annotated[int, typer.Option(min=1, help="Leaders to train again, fewer with each seed.")] = 5,
     finalist_seeds: Annotated[int, typer.Option(min=1, help="Seeds of the last two.")] = 4,
     finalist_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a finalist; 6 unless said.")] = None,
     teacher: Teacher = None,

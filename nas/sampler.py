@@ -17,7 +17,7 @@ from nas.space import Params, SearchSpace
 
 Sampler = Literal["evolution", "tpe", "random"]
 
-STARTUP_TRIALS = 24
+STARTUP_TRIALS = 16
 """Trials before a sampler learns from them: published designs and random points."""
 
 PARENTS, CONTEST, AGAIN = 12, 3, 0.5

@@ -50,7 +50,7 @@ STALE_SECONDS = 180.0
 BRIEF_SHARE, FINAL_SHARE = 0.6, 0.95
 """Of a time limit: brief trials end by the first share, finalists by the second; the rest is for the export."""
 
-TEACHER_EPOCHS = 8
+TEACHER_EPOCHS = 6
 """Of the teachers of a search, which see half of the images: none of the validation splits that they teach for."""
 
 FINALIST_LAST = 3
@@ -65,8 +65,8 @@ class Settings:
     dataset: str
     recipe: Recipe
     finalist_epochs: int = 6
-    trials: int = 48
-    finalists: int = 8
+    trials: int = 50
+    finalists: int = 5
     finalist_seeds: int = 4
     seed: int = 0
     sampler: Sampler = "evolution"
@@ -644,7 +644,7 @@ def _due(second: Study, candidates: list[FrozenTrial], settings: Settings) -> li
 
 
 def _places(candidates: int, turn: int, settings: Settings) -> int:
-    """How many of the candidates are trained with the seed of a turn, at most: 8, 5, 3, 2, 2 of eight."""
+    """How many of the candidates are trained with the seed of a turn, at most: 5, 3, 2, 2 of five."""
     for _ in range(0 if settings.pareto else turn):
         candidates = max(min(2, candidates), math.ceil(0.6 * candidates))
     return candidates
