@@ -17,6 +17,8 @@ from nas.train import Recipe
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 START = KNOWN[0].text
+FORMER = {"64-trials": "64 trials and eight finalists", "two-epochs": "brief trials of two epochs"}
+"""What the defaults were when a reference was searched, by what its folder's name ends in."""
 SIGNALS = {
     "e1": "1 epoch", "e2": "2 epochs", "e3": "3 epochs, the default", "e5": "5 epochs",
     "half3": "3 epochs of half the images", "small3": "3 epochs at 22x22", "num_params": "parameters", "macs": "MACs",
@@ -35,6 +37,7 @@ def results() -> str:
         found += ", distilled" if result.get("teacher") else ""
         if result.get("teacher") and reason.is_file() and "teacher" not in _reason(reason):
             found += ", searched without"
+        found += "".join(f", then {defaults}" for end, defaults in FORMER.items() if str(path.parts[-3]).endswith(end))
         found += "" if (size := result["recipe"]["batch_size"]) == Recipe().batch_size else f", batch {size}"
         card = path.with_name("CARD.md").relative_to(ROOT).as_posix()
         row = (
