@@ -41,8 +41,9 @@ from nas.workers import Job, Message, Pool
 Pruner = Literal["median", "none"]
 T = TypeVar("T")
 
-WARM_UP, LEAST_TRIALS, LEAST_PEERS = 1, 10, 5
-"""The first epoch at which a trial is pruned, and the trials there must be for that: of its size, on a front."""
+WARM_UP, LEAST_TRIALS, LEAST_PEERS = 1 / 3, 10, 5
+"""The share of its epochs after which a trial may be pruned, and the trials there must be for that: of its size, on a
+front. At the second of thirty epochs on 4,000 images, networks that ended at 98.8 % had anything from 20 to 90."""
 
 STAMP_SECONDS = 20.0
 STALE_SECONDS = 180.0
@@ -175,9 +176,12 @@ class PeerPruner(optuna.pruners.BasePruner):
     prune nothing where there are two objectives.
     """
 
+    def __init__(self, warm_up: int) -> None:
+        self.warm_up = warm_up
+
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         epoch, size = trial.last_step, trial.user_attrs["num_params"]
-        if epoch is None or epoch < WARM_UP:
+        if epoch is None or epoch < self.warm_up:
             return False
         peers = [
             other.intermediate_values[epoch]
@@ -194,9 +198,10 @@ def pruner(settings: Settings) -> optuna.pruners.BasePruner:
     """
     if settings.pruner == "none":
         return optuna.pruners.NopPruner()
+    warm_up = max(1, round(WARM_UP * settings.recipe.epochs))
     if settings.pareto:
-        return PeerPruner()
-    return optuna.pruners.MedianPruner(n_startup_trials=LEAST_TRIALS, n_warmup_steps=WARM_UP)
+        return PeerPruner(warm_up)
+    return optuna.pruners.MedianPruner(n_startup_trials=LEAST_TRIALS, n_warmup_steps=warm_up)
 
 
 def run(

@@ -28,6 +28,7 @@ from nas import study as studies
 from nas.architecture import KNOWN, Architecture, Conv
 from nas.errors import InfeasibleError, NasError, StorageError, UsageError
 from nas.space import DISCARDS, SearchSpace
+from nas.train import Recipe
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +135,15 @@ def test_ranges_are_fixed_and_pruned_trials_trained():
         assert last < 3
         complete = [other.intermediate_values[last] for other in trials(study, TrialState.COMPLETE)]
         assert trial.intermediate_values[last] < max(complete)
+
+
+@pytest.mark.parametrize("pareto", [False, True])
+def test_nothing_is_pruned_before_a_third_of_its_epochs(pareto):
+    chosen = {"recipe": Recipe(epochs=9), "trials": 24, "pareto": pareto, "finalists": 1, "finalist_seeds": 1}
+    study = toys.open_study(chosen=toys.settings(**chosen))
+    toys.run(toys.Pool(2), study=study, **chosen)
+    lengths = {max(trial.intermediate_values) for trial in trials(study, TrialState.PRUNED)}
+    assert min(lengths) == 3
 
 
 def test_no_pruner_prunes_nothing_and_random_draws_never_learn():

@@ -212,7 +212,7 @@ def _ours(kind: Any) -> Callable[[SearchSpace, int], BaseSampler]:
 
 
 def _median() -> BasePruner:
-    return MedianPruner(n_startup_trials=search.LEAST_TRIALS, n_warmup_steps=search.WARM_UP)
+    return MedianPruner(n_startup_trials=search.LEAST_TRIALS, n_warmup_steps=1)
 
 
 ARMS = (
