@@ -1,7 +1,7 @@
 """The teacher of a recipe: trained once on the images at hand, asked once for all of its students, and kept.
 
 `studies/teachers` has a folder for each teacher: its weights, `teacher.json` (what it is and took), and its lessons, a
-file for each number of epochs that a student may have.
+file for each validation split and number of epochs that a student may have.
 """
 
 from __future__ import annotations

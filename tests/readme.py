@@ -7,7 +7,6 @@ import io
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import toys
 
@@ -32,12 +31,13 @@ def results() -> str:
     for path in (ROOT / "studies").glob("reference-*/full-run-*/result.json"):
         result = json.loads(path.read_text(encoding="utf-8"))
         sd = "" if result["last5_sd"] is None else f" ± {result['last5_sd']:.3f}"
-        reason = path.parent.parent / "best" / "reason.json"
-        found = f"`{_reason(reason)['command']}`" if reason.is_file() else "hand-made, this recipe"
-        found += ", distilled" if result.get("teacher") else ""
-        if result.get("teacher") and reason.is_file() and "teacher" not in _reason(reason):
-            found += ", searched without"
-        found += "".join(f", then {defaults}" for end, defaults in FORMER.items() if str(path.parts[-3]).endswith(end))
+        folder = path.parent.parent
+        search = folder / "best" / "reason.json"
+        reason = json.loads(search.read_text(encoding="utf-8")) if search.is_file() else None
+        found = f"`{reason['command']}`" if reason else "hand-made, this recipe"
+        if result.get("teacher"):
+            found += ", distilled" if reason is None or "teacher" in reason else ", distilled, searched without"
+        found += "".join(f", then {defaults}" for end, defaults in FORMER.items() if folder.name.endswith(end))
         found += "" if (size := result["recipe"]["batch_size"]) == Recipe().batch_size else f", batch {size}"
         card = path.with_name("CARD.md").relative_to(ROOT).as_posix()
         row = (
@@ -52,10 +52,6 @@ def results() -> str:
     ]
     header = "| parameters | last-5 | lowest | seeds | network | from |\n|-|-|-|-|-|-|\n"
     return header + "\n".join(row for _, row in [*sorted(rows), *sorted(public)])
-
-
-def _reason(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def count() -> str:

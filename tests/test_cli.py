@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import os
 import re
@@ -20,7 +22,7 @@ import toys
 import typer.main
 from optuna.trial import TrialState
 
-from nas import cli, data
+from nas import cli, data, search
 from nas import study as studies
 from nas.architecture import Architecture
 from nas.budget import Budget
@@ -198,6 +200,14 @@ def test_space_shows_what_the_space_holds():
     assert fields["samples"] == 300
     assert sum(fields["shares"].values()) == pytest.approx(1)
     assert all(count <= 2000 for _, count in fields["examples"])
+
+
+def test_the_command_line_has_the_defaults_of_a_search():
+    """They stand in both, as the command line must not import torch to show its help."""
+    stated = {name: parameter.default for name, parameter in inspect.signature(cli.search).parameters.items()}
+    fields = {field.name: field.default for field in dataclasses.fields(search.Settings)}
+    shared = ("trials", "finalists", "finalist_seeds", "seed", "sampler", "pruner", "known", "pareto")
+    assert {name: stated[name] for name in shared} == {name: fields[name] for name in shared}
 
 
 def test_dry_run_trains_nothing_and_makes_no_study(folder):

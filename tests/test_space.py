@@ -306,7 +306,7 @@ def test_random_schedules_fill_the_share_of_the_budget_they_are_to(cap, share):
     it, rng = space(cap), np.random.default_rng(0)
     used = [used for _ in range(300) if (used := it._share(it.random(rng, share))) is not None]
     low, middle, high = np.percentile(used, (10, 50, 90))
-    if share is None:  # between three quarters and a little more than all of it
+    if share is None:  # between 85 % and a little more than all of it
         assert 0.8 < low < 0.9 < middle < 0.97 < high < 1.05
     else:
         assert 0.25 < low < middle < high < 0.36

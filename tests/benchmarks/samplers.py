@@ -48,12 +48,18 @@ from nas.budget import Budget
 from nas.errors import NasError, UsageError
 from nas.sampler import Proposer
 from nas.space import SearchSpace
+from nas.train import Recipe
 
 Array = NDArray[np.float64]
 
 WORKERS = 2
-PLACES = (8, 5, 3, 2)
-"""Finalists of each turn, as `nas search` has them."""
+SETTINGS = search.Settings(budget=Budget(max_params=8000), dataset="mnist", recipe=Recipe(epochs=Budget.brief_epochs))
+"""What `nas search` does by default."""
+
+PLACES = tuple(
+    search._places(SETTINGS.finalists, turn, SETTINGS) for turn in range(SETTINGS.finalist_seeds)
+)  # fmt: skip
+"""Finalists of each turn."""
 
 WAVES = 200
 """Of a world's random function: enough for it to be nearly normal."""
@@ -212,7 +218,7 @@ def _ours(kind: Any) -> Callable[[SearchSpace, int], BaseSampler]:
 
 
 def _median() -> BasePruner:
-    return MedianPruner(n_startup_trials=search.LEAST_TRIALS, n_warmup_steps=1)
+    return search.pruner(SETTINGS)
 
 
 ARMS = (
