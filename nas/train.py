@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,10 @@ from nas.architecture import Architecture
 from nas.data import Split, TrainingData
 from nas.errors import NasError, UsageError
 from nas.model import build
+from nas.soap import Soap
 
 Backend = Literal["auto", "kernels", "torch"]
+Optimizer = Literal["soap", "adamw"]
 
 
 TEACHER = "12v 20v M 40v 40v M 64 64 G C"
@@ -61,8 +63,9 @@ class Recipe:
     """
 
     epochs: int = 15
+    optimizer: Optimizer = "soap"
     batch_size: int = 64
-    peak_rate: float = 0.014
+    peak_rate: float = 0.02
     rate_exponent: float = 0.5
     warm_up: float = 0.2
     weight_decay: float = 1e-4
@@ -90,6 +93,8 @@ class Recipe:
                 whole = "a whole number" if kind is int else "a number"
                 raise UsageError(f"the recipe's {name} is {whole} between {low} and {high}, not {value!r}")
 
+        if self.optimizer not in (known := get_args(Optimizer)):
+            raise UsageError(f"the recipe's optimizer is {' or '.join(known)}, not {self.optimizer!r}")
         if self.teacher is not None and not isinstance(self.teacher, str):
             raise UsageError(f"the recipe's teacher is a schedule, not {self.teacher!r}")
 
@@ -172,7 +177,7 @@ def train(
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
     moving, gradient, bounds = _flatten(model)
     average, *_ = _flatten(averaged)
-    optimizer = _optimizer(moving, gradient, bounds, recipe)
+    optimizer = _optimizer(model, moving, gradient, bounds, recipe)
     backend_name, network = _network(architecture, model, training, device, backend)
     _, judge = _network(architecture, averaged, training, device, backend)
     assert (recipe.teacher is None) == (lesson is None), "a lesson comes with a recipe that names its teacher"
@@ -432,8 +437,14 @@ def _flatten(model: nn.Module) -> tuple[Tensor, Tensor, list[int]]:
     return flat, gradient, bounds[:2]
 
 
-def _optimizer(flat: Tensor, gradient: Tensor, bounds: list[int], recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW; decay on convolution weights alone, as biases and norm affines have no scale to hold down."""
+def _optimizer(
+    model: nn.Module, flat: Tensor, gradient: Tensor, bounds: list[int], recipe: Recipe
+) -> torch.optim.Optimizer:
+    """Decay on convolution weights alone, as biases and norm affines have no scale to hold down."""
+    rates = {"lr": recipe.peak_rate, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "soap":
+        shapes = [tuple(parameter.shape) for parameter in model.parameters() if parameter.ndim == 4]
+        return Soap(flat[: bounds[1]], gradient[: bounds[1]], shapes, **rates)
     groups = []
     for start, end, weight_decay in ((0, bounds[0], recipe.weight_decay), (bounds[0], bounds[1], 0.0)):
         if start < end:

@@ -153,6 +153,11 @@ def test_recipe_refuses_what_is_out_of_range(key, value):
         Recipe(**{key: value})
 
 
+def test_recipe_refuses_an_optimizer_it_does_not_know():
+    with pytest.raises(UsageError, match="the recipe's optimizer is soap or adamw, not 'sgd'"):
+        Recipe(optimizer="sgd")
+
+
 # --- the schedule and the average -------------------------------------------------------------------------------------
 
 
@@ -218,10 +223,10 @@ def test_the_average_is_near_the_moving_weights_after_a_few_steps(training):
 
 def test_the_flat_optimizer_is_adamw_on_the_model_with_decay_on_convolution_weights_alone():
     """Three steps with given gradients, against torch's AdamW on a model's own parameters."""
-    recipe = Recipe(weight_decay=0.5)
+    recipe = Recipe(optimizer="adamw", weight_decay=0.5)
     model, reference = build(ARCHITECTURE, seed=0), build(ARCHITECTURE, seed=0)
     moving, gradient, bounds = train._flatten(model)
-    flat = train._optimizer(moving, gradient, bounds, recipe)
+    flat = train._optimizer(model, moving, gradient, bounds, recipe)
     plain = torch.optim.AdamW(
         [
             {"params": [p for p in reference.parameters() if p.ndim == 4], "weight_decay": 0.5},
@@ -261,7 +266,7 @@ def test_it_learns_and_scores_as_evaluate_does(training, backend):
 
 @pytest.mark.skipif(kernels.unsuited() is not None, reason=str(kernels.unsuited()))
 def test_both_backends_take_the_same_way(training):
-    recipe = Recipe(epochs=3, batch_size=64, peak_rate=0.01, label_smoothing=0.1)
+    recipe = Recipe(epochs=3, optimizer="adamw", batch_size=64, peak_rate=0.01, label_smoothing=0.1)
     ours, theirs = (
         train.train(ARCHITECTURE, training, training.validation, recipe, backend=backend).epochs
         for backend in ("kernels", "torch")
@@ -371,7 +376,7 @@ def elsewhere(monkeypatch):
     return "meta"
 
 
-@pytest.mark.parametrize("recipe", [Recipe(epochs=2, batch_size=64), TAUGHT])
+@pytest.mark.parametrize("recipe", [Recipe(epochs=2, batch_size=64), TAUGHT, Recipe(epochs=1, optimizer="adamw")])
 @pytest.mark.parametrize("stray", ["", "evaluation", "train"])
 def test_all_of_a_training_stays_on_its_device(training, elsewhere, recipe, stray):
     lesson = lesson_of(training) if recipe.teacher else None
