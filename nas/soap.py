@@ -72,8 +72,9 @@ class Soap(torch.optim.Optimizer):
 
 
 class _Matrix:
-    """A convolution's weights as a matrix, the second moments of its rows and columns, and their eigenbases, the
-    largest eigenvalue first; None for a side that keeps its own.
+    """A convolution's weights as a matrix, the second moments of its rows and columns, and their eigenbases.
+
+    The largest eigenvalue is first; a side that keeps its own basis has None for both.
     """
 
     def __init__(self, part: slice, shape: tuple[int, ...], flat: Tensor) -> None:
@@ -120,7 +121,7 @@ class _Matrix:
 
 
 def _multiply(left: Tensor | None, target: Tensor, right: Tensor | None) -> None:
-    """target = left @ target @ right, where None is the identity."""
+    """Makes `target` the product of all three, where None is the identity."""
     if right is not None:
         product = target @ right
         target.copy_(product) if left is None else torch.mm(left, product, out=target)
