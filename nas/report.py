@@ -163,7 +163,7 @@ def finalists(reason: Mapping[str, Any]) -> RenderableType:
 def recipes(reason: Mapping[str, Any], *, top: int = 8) -> RenderableType:
     """The best recipes of a recipe study's `reason.json` beside the default one, which is its trial 0."""
     numbers = ("trial", "mean", "sd", "n", "difference", "interval")
-    names = ("batch", "rate", "warm-up", "decay", "average", "smoothing", "augment")
+    names = ("optimizer", "batch", "rate", "warm-up", "decay", "average", "smoothing", "augment")
     table = plain(
         ("", *numbers, *names),
         title=f"Recipes for {reason['schedule']} ({reason['num_params']:,} parameters): {reason['score']}, "
@@ -176,9 +176,10 @@ def recipes(reason: Mapping[str, Any], *, top: int = 8) -> RenderableType:
         interval = "" if row["interval"] is None else "{:+.3f} to {:+.3f}".format(*row["interval"])
         table.add_row(
             first, str(row["trial"]), f"{row['mean']:.3f}", _number(row["sd"], ".3f"), str(len(row["scores"])),
-            _number(row["difference"], "+.3f"), interval, str(recipe["batch_size"]), f"{recipe['peak_rate']:.4f}",
-            f"{recipe['warm_up']:.2f}", f"{recipe['weight_decay']:.1e}", f"{recipe['average']:.3f}",
-            f"{recipe['label_smoothing']:.3f}", f"{row['augmentation']:.2f}", style="bold" if row["kept"] else None,
+            _number(row["difference"], "+.3f"), interval, recipe["optimizer"], str(recipe["batch_size"]),
+            f"{recipe['peak_rate']:.4f}", f"{recipe['warm_up']:.2f}", f"{recipe['weight_decay']:.1e}",
+            f"{recipe['average']:.3f}", f"{recipe['label_smoothing']:.3f}", f"{row['augmentation']:.2f}",
+            style="bold" if row["kept"] else None,
         )  # fmt: skip
     counts = ", ".join(f"{count} {state}" for state, count in reason["counts"].items() if count)
     paired = "" if reason["noise_sd"] is None else (

@@ -46,14 +46,15 @@ class Diverged(NasError):
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a network is trained: AdamW on a one-cycle schedule, random affine maps, and an average of the weights.
+    """How a network is trained: SOAP on a one-cycle schedule, random affine maps, and an average of the weights.
 
-    `batch_size` and `peak_rate` belong together. Against 128 at 0.02, batch 64 at 0.014 was worth 0.10 points to a
-    separable network of 4,490 parameters, and nothing either way to the starting network (four seeds each).
-    Networks of fewer than 8,000 parameters take the rate times (8,000 / parameters) to `rate_exponent`: narrow layers
-    learn too slowly otherwise. At 1,240 parameters 0.03 was worth 0.24 points over 0.014 (three seeds), at 2,500 0.12
-    (two seeds each of two networks), at 4,626 nothing. `average` is the horizon of the exponential moving average as a
-    share of all steps, so that it scales with short runs; 0.07 is a decay of 0.998 over 15 epochs of 60,000 images.
+    Against AdamW, SOAP was worth 0.08 points to a separable network of 4,626 parameters and 0.05 to one of 2,456 (three
+    seeds each), 0.11 to one of 1,240 (two seeds), and 0.09 to the teacher (one seed); see `nas.soap`.
+    `batch_size` and `peak_rate` belong together. Networks of fewer than 8,000 parameters take the rate times (8,000 /
+    parameters) to `rate_exponent`: narrow layers learn too slowly otherwise. With AdamW, 0.03 was worth 0.24 points
+    over 0.014 at 1,240 parameters (three seeds), 0.12 at 2,500 (two seeds each of two networks), nothing at 4,626.
+    `average` is the horizon of the exponential moving average as a share of all steps, so that it scales with short
+    runs; 0.07 is a decay of 0.998 over 15 epochs of 60,000 images.
     `translate` is in pixels, `scale` and `shear` are fractions.
 
     `teacher` is the schedule of a larger network, trained beforehand on the same images with the same recipe, but for

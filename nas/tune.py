@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -31,12 +31,13 @@ from nas.errors import InfeasibleError
 from nas.export import replace_folder, write_atomic
 from nas.run import LAST
 from nas.search import Line, Progress, View
-from nas.train import Recipe
+from nas.train import Optimizer, Recipe
 from nas.workers import Job, Message, Pool
 
 Params = dict[str, Any]
 
 RANGES: dict[str, BaseDistribution] = {
+    "optimizer": CategoricalDistribution(get_args(Optimizer)),
     "batch_size": CategoricalDistribution((32, 64, 128, 256)),
     "rate_at_128": FloatDistribution(0.003, 0.06, log=True),
     "warm_up": FloatDistribution(0.05, 0.4),
@@ -49,7 +50,7 @@ RANGES: dict[str, BaseDistribution] = {
 noisy when the rate grows with the root of the batch (Malladi and others, 2022). `augmentation` scales the four ranges
 of the random affine maps together; 1 is the default's."""
 
-SAME = ("batch_size", "warm_up", "weight_decay", "average", "label_smoothing")
+SAME = ("optimizer", "batch_size", "warm_up", "weight_decay", "average", "label_smoothing")
 AFFINE = ("degrees", "translate", "scale", "shear")
 
 STARTUP_TRIALS = 8
@@ -381,7 +382,7 @@ def _choose(rows: list[dict[str, Any]]) -> str:
 def summary(recipe: Recipe) -> str:
     """A recipe in one line; degrees stand for the four ranges of the augmentation."""
     return (
-        f"batch {recipe.batch_size}  rate {recipe.peak_rate:.4g}  warm-up {recipe.warm_up:.2f}  "
+        f"{recipe.optimizer}  batch {recipe.batch_size}  rate {recipe.peak_rate:.4g}  warm-up {recipe.warm_up:.2f}  "
         f"decay {recipe.weight_decay:.1e}  average {recipe.average:.3f}  smoothing {recipe.label_smoothing:.3f}  "
         f"{recipe.degrees:.1f} degrees"
     )

@@ -111,7 +111,7 @@ def test_every_point_is_a_recipe(point):
     assert recipe.peak_rate == pytest.approx(point["rate_at_128"] * (point["batch_size"] / 128) ** 0.5, rel=1e-3)
     for name in ("degrees", "translate", "scale", "shear"):
         assert getattr(recipe, name) == pytest.approx(getattr(DEFAULT, name) * point["augmentation"], rel=1e-3)
-    drawn = {"batch_size", "peak_rate", "warm_up", "weight_decay", "average", "label_smoothing"}
+    drawn = {"optimizer", "batch_size", "peak_rate", "warm_up", "weight_decay", "average", "label_smoothing"}
     rest = {field.name for field in dataclasses.fields(Recipe)} - drawn - {"degrees", "translate", "scale", "shear"}
     assert all(getattr(recipe, name) == getattr(DEFAULT, name) for name in rest)
     assert Recipe.from_dict(json.loads(json.dumps(dataclasses.asdict(recipe)))) == recipe
