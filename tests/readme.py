@@ -39,6 +39,7 @@ def results() -> str:
             found += ", distilled" if reason is None or "teacher" in reason else ", distilled, searched without"
         found += "".join(f", then {defaults}" for end, defaults in FORMER.items() if folder.name.endswith(end))
         found += "" if (size := result["recipe"]["batch_size"]) == Recipe().batch_size else f", batch {size}"
+        found += ", AdamW" if result["recipe"]["optimizer"] == "adamw" else ""
         card = path.with_name("CARD.md").relative_to(ROOT).as_posix()
         row = (
             f"| {result['num_params']:,} | {result['last5_mean']:.3f}{sd} | {result['lowest_of_last5']:.2f} | "
