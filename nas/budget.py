@@ -22,13 +22,13 @@ class Budget:
 
     `max_params` counts convolution weights, biases and norm affines, not buffers; `max_macs` counts the
     multiply-accumulates of the convolutions for one image. `target` is an accuracy in percent. `dataset` None means
-    that none was named.
+    that none was named. `brief_epochs` None stands for `brief_epochs_of` the cap.
     """
 
     max_params: int | None = None
     max_macs: int | None = None
     dataset: str | None = None
-    brief_epochs: int = 3
+    brief_epochs: int | None = None
     full_epochs: int = 15
     target: float = 99.4
 
@@ -63,6 +63,15 @@ class Budget:
     def __str__(self) -> str:
         caps = ((self.max_params, "parameters"), (self.max_macs, "MACs"))
         return " and ".join(f"at most {cap:,} {unit}" for cap, unit in caps if cap is not None)
+
+
+def brief_epochs_of(max_params: int | None) -> int:
+    """Epochs of a brief trial: three for 8,000 parameters and more, up to eight for fewer, as the root of their number.
+
+    Small networks learn more slowly, and three epochs rank them by that: under 4,000 parameters they preferred the
+    quick ones with two pools to deep separable ones, which were 0.1 points ahead after six. They also cost less.
+    """
+    return 3 if max_params is None else min(8, round(3 * max(1.0, math.sqrt(8000 / max_params))))
 
 
 def read(name: str, **overrides: Any) -> Budget:

@@ -20,7 +20,7 @@ import typer
 
 from nas import budget as budgets
 from nas.architecture import Architecture
-from nas.budget import Budget
+from nas.budget import Budget, brief_epochs_of
 from nas.errors import NasError, UsageError
 
 if TYPE_CHECKING:
@@ -111,10 +111,14 @@ def search(
         typer.Option("--pareto", help="The front of accuracy against parameters under the cap, not its end alone."),
     ] = False,
     known: Annotated[bool, typer.Option("--known/--no-known", help="Try the published designs that fit first.")] = True,
-    brief_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a brief trial; 3 unless said.")] = None,
+    brief_epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of a brief trial; else 3, more under 6,000 parameters.")
+    ] = None,
     finalists: Annotated[int, typer.Option(min=1, help="Leaders to train again, fewer with each seed.")] = 5,
     finalist_seeds: Annotated[int, typer.Option(min=1, help="Seeds of the last two.")] = 4,
-    finalist_epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a finalist; 6 unless said.")] = None,
+    finalist_epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of a finalist; else 6, more under 6,000 parameters.")
+    ] = None,
     teacher: Teacher = None,
     target: Annotated[float | None, typer.Option(help="Accuracy in percent to reach.")] = None,
     device: Device = "auto",
@@ -144,15 +148,14 @@ def search(
     device = choose_device(device)
     found = _dataset(limits.dataset, data_dir, console)
     factor = found.epoch_factor if budget is None else 1
-    limits = dataclasses.replace(
-        limits, brief_epochs=brief_epochs or limits.brief_epochs * factor, full_epochs=limits.full_epochs * factor
-    )
+    brief = brief_epochs_of(limits.max_params)
+    limits = dataclasses.replace(limits, full_epochs=limits.full_epochs * factor)
     space = SearchSpace(budget=limits, input_shape=found.input_shape, num_classes=found.num_classes)
     space.require_feasible()
     chosen = teachers.choose(teacher, num_params=limits.max_params or 0, dataset=found)
     settings = searching.Settings(
-        budget=limits, dataset=found.name, recipe=Recipe(epochs=limits.brief_epochs, teacher=chosen),
-        finalist_epochs=finalist_epochs or searching.Settings.finalist_epochs * factor,
+        budget=limits, dataset=found.name, recipe=Recipe(epochs=limits.brief_epochs or brief * factor, teacher=chosen),
+        finalist_epochs=finalist_epochs or 2 * brief * factor,
         trials=trials, finalists=finalists, finalist_seeds=finalist_seeds, seed=seed, sampler=sampler, pruner=pruner,
         known=known, pareto=pareto, timeout=seconds,
     )  # fmt: skip
@@ -396,9 +399,9 @@ def show(
 
         console.print(report.recipes(standing(opened), top=top))
         return
-    complete = table[table["state"] == "COMPLETE"].sort_values("value", ascending=False)
+    complete = table[table["state"] == "COMPLETE"].sort_values(["loss", "num_params"])
     denominators = f"validation accuracy in percent, {_epochs_of(opened)} epochs, seed as recorded, n = 1"
-    console.print(report.trials(complete.head(top), title=f"{opened.study_name}: best trials, {denominators}"))
+    console.print(report.trials(complete.head(top), title=f"{opened.study_name}: best trials by loss, {denominators}"))
     console.print()
     console.print(report.trials(studies.pareto_front(table), title="Pareto front: no smaller network scored as high"))
     console.print()

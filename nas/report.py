@@ -295,15 +295,15 @@ def full_run(run: FullRun) -> RenderableType:
 def trials(table: pd.DataFrame, *, title: str) -> Table:
     """Trials of a study as a table: accuracy in percent of the validation split."""
     view = plain(
-        ("trial", "state", "accuracy", "params", "MACs", "epochs", "seconds", "schedule"),
+        ("trial", "state", "accuracy", "loss", "params", "MACs", "epochs", "seconds", "schedule"),
         title=title,
-        right=("trial", "accuracy", "params", "MACs", "epochs", "seconds"),
+        right=("trial", "accuracy", "loss", "params", "MACs", "epochs", "seconds"),
     )
     for row in table.itertuples():
         name = f"{row.schedule}  ({row.known})" if isinstance(row.known, str) else str(row.schedule)
         view.add_row(
-            str(row.number), str(row.state).lower(), _number(row.value, ".2f"), _number(row.num_params, ",d"),
-            _number(row.macs, ",d"), str(row.epochs), _number(row.seconds, ".0f"), name,
+            str(row.number), str(row.state).lower(), _number(row.value, ".2f"), _number(row.loss, ".4f"),
+            _number(row.num_params, ",d"), _number(row.macs, ",d"), str(row.epochs), _number(row.seconds, ".0f"), name,
         )  # fmt: skip
     return view
 

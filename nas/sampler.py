@@ -28,6 +28,16 @@ TRIES = 50
 """Proposals of a sampler's for one trial, TPE's at some 3 ms each, before random ones take their place."""
 
 
+def rank(trial: FrozenTrial) -> tuple[float, int, int]:
+    """What orders complete trials, the best first: the validation loss; of equals, the one with fewer parameters.
+
+    Near a cap of 8,000, three epochs rank by their loss as full runs do by their accuracy with Spearman's 0.76, by
+    their accuracy with 0.71; two and five epochs gain as much (48 networks of `studies/truth`): accuracy counts the few
+    images near a boundary, the loss weighs all.
+    """
+    return trial.user_attrs["loss"], trial.user_attrs["num_params"], trial.number
+
+
 class Proposer(BaseSampler):
     """Optuna's sampler interface over a search space: draws until a schedule is legal, affordable and new.
 
@@ -99,7 +109,7 @@ class Proposer(BaseSampler):
         if share is not None:
             counts = {other.number: (other.user_attrs["num_params"], other.user_attrs["macs"]) for other in complete}
             complete = [other for other in complete if self.space.budget.share(*counts[other.number]) <= 1.5 * share]
-        return sorted(complete, key=lambda other: (-(other.value or 0.0), other.number))[:PARENTS]
+        return sorted(complete, key=rank)[:PARENTS]
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

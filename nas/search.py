@@ -33,7 +33,7 @@ from nas.budget import Budget
 from nas.data import TrainingData
 from nas.errors import InfeasibleError, StorageError
 from nas.export import export_winner, write_weights
-from nas.sampler import Proposer, Sampler
+from nas.sampler import Proposer, Sampler, rank
 from nas.space import Params, SearchSpace
 from nas.train import Recipe, Run
 from nas.workers import Job, Message, Pool
@@ -454,6 +454,7 @@ def _hear(
         trial.set_user_attr("seconds", round(run.seconds, 2))
         trial.set_user_attr("backend", run.backend)
         trial.set_user_attr("seed", settings.seed)
+        trial.set_user_attr("loss", run.epochs[-1].loss)
         accuracy = run.epochs[-1].accuracy
         if run.stopped:
             study.tell(trial, state=TrialState.PRUNED)
@@ -462,7 +463,7 @@ def _hear(
         save_weights(study, number, settings.seed, run, brief=True)
         study.tell(trial, accuracy)
         drop_weights(study)
-        if progress.best is None or accuracy > progress.best[0]:
+        if ranked(study)[0].number == number:
             progress.best = (accuracy, str(message.job.architecture), message.job.architecture.num_params)
         view(progress, f"trial {number:>3}          {accuracy:6.2f} %  {label}")
 
@@ -479,16 +480,16 @@ def leaders(study: Study, count: int) -> list[FrozenTrial]:
 
 def front(study: Study, count: int) -> list[FrozenTrial]:
     """The complete trials that no smaller one matches, the best first; of more than `count`, evenly by their rank."""
-    points = _undominated(ranked(study), lambda trial: (trial.user_attrs["num_params"], trial.value or 0.0))[::-1]
+    points = _undominated(ranked(study), lambda trial: (trial.user_attrs["num_params"], -trial.user_attrs["loss"]))
+    points.reverse()
     if len(points) <= count:
         return points
     return [points[round(place * (len(points) - 1) / max(1, count - 1))] for place in range(count)]
 
 
 def ranked(study: Study) -> list[FrozenTrial]:
-    """The complete trials, the best first; of equals, the one with fewer parameters."""
-    complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
-    return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.user_attrs["num_params"], trial.number))
+    """The complete trials, the best first."""
+    return sorted((each for each in study.get_trials(deepcopy=False) if each.state == TrialState.COMPLETE), key=rank)
 
 
 def _race(

@@ -18,8 +18,8 @@ BETA = 0.95
 """Of all moving averages: the gradient, its square, and the second moments that the bases are of (the paper's)."""
 
 EPS = 1e-8
-TURN = 10
-"""Steps from one renewal of the bases to the next (the paper's)."""
+TURN = 30
+"""Steps from one renewal of the bases to the next; at ten, renewing took more than all else, and gained nothing."""
 
 MAX_SIDE = 400
 """A side with more rows or columns than this keeps its own basis: what its moments cost grows with their cube."""

@@ -142,17 +142,18 @@ def frame(study: optuna.Study) -> pd.DataFrame:
 
     with storage_errors(study.study_name):
         trials = study.get_trials(deepcopy=False)
-    columns = ("schedule", "num_params", "macs", "seconds", "seed", "known", "reason")
+    columns = ("schedule", "num_params", "macs", "loss", "seconds", "seed", "known", "reason")
     rows = []
     for trial in trials:
         row: dict[str, Any] = {"number": trial.number, "state": trial.state.name, "value": trial.value}
         row |= {column: trial.user_attrs.get(column) for column in columns}
         row["epochs"] = len(trial.intermediate_values)
         rows.append(row | {f"params_{key}": value for key, value in sorted(trial.params.items())})
-    head = ["number", "state", "value", *columns[:3], "epochs", *columns[3:]]
+    head = ["number", "state", "value", *columns[:4], "epochs", *columns[4:]]
     table = pd.DataFrame(rows, columns=head if not rows else None)
     table = table[[*head, *(column for column in table.columns if column not in head)]]
-    return table.astype({"num_params": "Int64", "macs": "Int64", "seed": "Int64", "value": "float64"})
+    kinds = {"num_params": "Int64", "macs": "Int64", "seed": "Int64", "value": "float64", "loss": "float64"}
+    return table.astype(kinds)
 
 
 def counts(study: optuna.Study) -> dict[str, int]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.budget import BUDGETS, Budget, read
+from nas.budget import BUDGETS, Budget, brief_epochs_of, read
 from nas.errors import UsageError
 
 CAPS = {"1k": 1000, "2k": 2000, "4k": 4000, "6k": 6000, "8k": 8000, "10k": 10000}
@@ -42,7 +42,9 @@ def toml(tmp_path):
 def test_a_shipped_budget_reads_by_name_and_by_path(path):
     budget = read(path.stem)
     assert read(str(path)) == budget
-    assert budget == Budget(max_params=CAPS[path.stem], dataset="mnist", full_epochs=15, target=99.4)
+    cap = CAPS[path.stem]
+    brief_epochs = brief_epochs_of(cap)
+    assert budget == Budget(max_params=cap, dataset="mnist", brief_epochs=brief_epochs, full_epochs=15, target=99.4)
 
 
 def test_every_track_ships():
@@ -87,6 +89,11 @@ def test_an_unknown_key_is_refused(toml, line):
     said = refusal(toml(f"max_macs = 5\n{line}"))
     assert "unknown key" in said
     assert "max_params, max_macs, dataset, brief_epochs, full_epochs, target" in said
+
+
+def test_small_networks_have_longer_brief_trials():
+    caps = (None, 10_000, 8000, 6000, 4000, 2000, 1000, 100)
+    assert [brief_epochs_of(cap) for cap in caps] == [3, 3, 3, 3, 4, 6, 8, 8]
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "8000.0", "8e3", "true", '"8000"', "[8000]", "{}", "nan", "1979-05-27"])

@@ -167,7 +167,9 @@ def test_evolution_climbs_where_chance_does_not():
         for _ in range(60):
             trial, architecture = search.ask(study, space)
             convs = [block for block in architecture.blocks if isinstance(block, Conv)]
-            study.tell(trial, sum(block.separable and block.padded for block in convs))
+            score = sum(block.separable and block.padded for block in convs)
+            trial.set_user_attr("loss", -score)
+            study.tell(trial, score)
         means[sampler] = np.mean([trial.value for trial in trials(study)[-20:]])
     assert means["evolution"] > means["random"] + 1
 
@@ -742,9 +744,9 @@ def test_interval_is_students():
 
 
 def test_leaders_on_toy_numbers():
-    def trial(number, value, num_params, known=None, state=TrialState.COMPLETE):
-        attributes = {"num_params": num_params} | ({"known": known} if known else {})
-        return SimpleNamespace(number=number, value=value, user_attrs=attributes, state=state)
+    def trial(number, score, num_params, known=None, state=TrialState.COMPLETE):
+        attributes = {"num_params": num_params, "loss": 1 - score / 100} | ({"known": known} if known else {})
+        return SimpleNamespace(number=number, user_attrs=attributes, state=state)
 
     held = [
         trial(0, 90.0, 400), trial(1, 95.0, 400), trial(2, 95.0, 300), trial(3, 70.0, 100, "old"),
@@ -851,6 +853,7 @@ def test_proposals_for_a_front_are_of_every_size(sampler):
     for _ in range(30):
         trial, architecture = search.ask(study, space)
         sizes.append(architecture.num_params)
+        trial.set_user_attr("loss", 1 / architecture.num_params)
         study.tell(trial, math.log(architecture.num_params))
     assert sum(size < 2000 for size in sizes) >= 5
     assert sum(size > 4000 for size in sizes) >= 5

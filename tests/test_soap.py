@@ -54,8 +54,9 @@ def follow(gradients, lr, weight_decay):
     return total[:WEIGHTS]
 
 
-def test_it_follows_the_equations():
-    """25 steps: the bases are renewed after the tenth and the twentieth. The signs in a basis do not matter."""
+def test_it_follows_the_equations(monkeypatch):
+    """The bases are renewed after every tenth of 25 steps. The signs in a basis do not matter."""
+    monkeypatch.setattr(soap, "TURN", 10)
     gradients = drawn(25)
     flat, gradient = torch.zeros(WEIGHTS + OTHERS), torch.zeros(WEIGHTS + OTHERS)
     optimizer = soap_of(flat, gradient, weight_decay=0.5)
@@ -85,7 +86,7 @@ def test_the_bases_stay_orthogonal_and_come_to_the_moments_eigenvectors():
     gradients = drawn(4)
     flat, gradient = torch.zeros(WEIGHTS + OTHERS), torch.zeros(WEIGHTS + OTHERS)
     optimizer = soap_of(flat, gradient)
-    for step in range(2000):
+    for step in range(3000):
         gradient.copy_(gradients[step % 4])
         optimizer.step()
     matrix = optimizer.matrices[2]
@@ -135,6 +136,6 @@ def test_no_gradient_and_a_broken_one_are_no_error_of_its_own(value):
     """A loss that is no longer finite is the training loop's to report."""
     flat, gradient = torch.ones(WEIGHTS), torch.full((WEIGHTS,), value)
     optimizer = soap_of(flat, gradient)
-    for _ in range(12):
+    for _ in range(2 * soap.TURN):
         optimizer.step()
     assert flat.isnan().all() if math.isnan(value) else flat.equal(torch.ones(WEIGHTS))

@@ -112,7 +112,7 @@ class Pool:
                 return
             epochs.append(
                 Epoch(
-                    number=epoch, train_loss=1.0, train_accuracy=accuracy, loss=1.0,
+                    number=epoch, train_loss=1.0, train_accuracy=accuracy, loss=1 - accuracy / 100,
                     correct=round(100 * accuracy), count=10_000, seconds=0.0,
                 )
             )  # fmt: skip

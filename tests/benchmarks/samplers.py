@@ -44,7 +44,7 @@ from scipy.linalg import cho_factor, cho_solve
 
 from nas import search
 from nas.architecture import Architecture, Conv
-from nas.budget import Budget
+from nas.budget import Budget, brief_epochs_of
 from nas.errors import NasError, UsageError
 from nas.sampler import Proposer
 from nas.space import SearchSpace
@@ -53,7 +53,7 @@ from nas.train import Recipe
 Array = NDArray[np.float64]
 
 WORKERS = 2
-SETTINGS = search.Settings(budget=Budget(max_params=8000), dataset="mnist", recipe=Recipe(epochs=Budget.brief_epochs))
+SETTINGS = search.Settings(budget=Budget(max_params=8000), dataset="mnist", recipe=Recipe(epochs=brief_epochs_of(8000)))
 """What `nas search` does by default."""
 
 PLACES = tuple(
@@ -252,6 +252,7 @@ def simulate(
             trial, schedule, curve, _ = running[worker]
             trial.report(curve[epoch - 1], epoch)
             if epoch == len(curve):
+                trial.set_user_attr("loss", 1 - curve[-1] / 100)  # the surrogate knows accuracies alone
                 study.tell(trial, curve[-1])
                 found[schedule] = max(found.get(schedule, 0), curve[-1])
                 epoch = None
