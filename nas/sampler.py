@@ -31,7 +31,7 @@ TRIES = 50
 def rank(trial: FrozenTrial) -> tuple[float, int, int]:
     """What orders complete trials, the best first: the validation loss; of equals, the one with fewer parameters.
 
-    Near a cap of 8,000, three epochs rank by their loss as full runs do by their accuracy with Spearman's 0.76, by
+    Near a cap of 8,000, three epochs rank by their loss as full runs do by their accuracy with Spearman's 0.78, by
     their accuracy with 0.71; two and five epochs gain as much (48 networks of `studies/truth`): accuracy counts the few
     images near a boundary, the loss weighs all.
     """

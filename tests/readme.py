@@ -19,7 +19,9 @@ START = KNOWN[0].text
 FORMER = {"64-trials": "64 trials and eight finalists", "two-epochs": "brief trials of two epochs"}
 """What the defaults were when a reference was searched, by what its folder's name ends in."""
 SIGNALS = {
-    "e1": "1 epoch", "e2": "2 epochs", "e3": "3 epochs, the default", "e5": "5 epochs",
+    "e1": "1 epoch", "e2": "2 epochs", "e3": "3 epochs", "e5": "5 epochs", "e1 loss": "1 epoch, by its loss",
+    "e2 loss": "2 epochs, by their loss", "e3 loss": "3 epochs, by their loss, the default",
+    "e5 loss": "5 epochs, by their loss",
     "half3": "3 epochs of half the images", "small3": "3 epochs at 22x22", "num_params": "parameters", "macs": "MACs",
     "first training loss": "training loss of the full run's first epoch",
 }  # fmt: skip

@@ -33,11 +33,15 @@ class Pool(toys.Pool):
 def row(schedule: str, fidelity: str, seed: int, last: float | None, **fields: Any) -> dict[str, Any]:
     epochs = truth.FIDELITIES[fidelity].epochs
     known = {"num_params": Architecture.parse(schedule).num_params, "epochs": epochs, "seconds": 10.0 * epochs}
-    scores = (
-        {}
-        if last is None
-        else {"last": last, "accuracies": " ".join([f"{last:.2f}"] * epochs), "train_loss": 100 - last}
-    )
+    scores: dict[str, Any] = {}
+    if last is not None:
+        accuracies, losses = ([f"{value:.2f}"] * epochs for value in (last, 100 - last))
+        scores = {
+            "last": last,
+            "accuracies": " ".join(accuracies),
+            "losses": " ".join(losses),
+            "train_loss": 100 - last,
+        }
     return {"schedule": schedule, "fidelity": fidelity, "seed": seed, **known, **scores, **fields}
 
 
@@ -236,11 +240,22 @@ def test_correlation_of_a_known_table(tmp_path):
     assert (rows["e3"]["spearman"], rows["e3"]["kendall"]) == pytest.approx((1, 1))
     assert (rows["e1"]["spearman"], rows["e1"]["kendall"]) == pytest.approx((-1, -1))
     assert (rows["e3"]["low"], rows["e3"]["high"]) == pytest.approx((1, 1))
-    assert rows["e2"]["n"] == 6
+    assert rows["e2"]["n"] == rows["e2 loss"]["n"] == 6
+    assert rows["e2 loss"]["spearman"] == rows["e2"]["spearman"]
     assert rows["e2"]["spearman"] == pytest.approx(1 - 6 * 44 / (6 * 35))  # ranks 4 5 3 1 6 2: what diverged is last
     assert rows["epoch 1 of 15"]["spearman"] == rows["num_params"]["spearman"] == pytest.approx(1)
     assert rows["epoch 2 of 15"]["seconds"] == pytest.approx(2 * 150 / 15)
     assert rows["e3"]["seconds"] == 30
+
+
+def test_a_loss_ranks_apart_from_its_accuracy(tmp_path):
+    full = [99.0, 99.1, 99.2, 99.3, 99.4, 99.5]
+    runs = table(tmp_path / "runs.csv", full, e3=full[::-1])
+    runs.loc[runs["fidelity"] == "e3", "losses"] = ["9 9 6.0", "9 9 5.0", "9 9 4.0", "9 9 3.0", "9 9 2.0", "9 9 1.0"]
+    rows = {row["name"]: row for row in truth.standings(runs)}
+    assert rows["e3"]["spearman"] == pytest.approx(-1)
+    assert rows["e3 loss"]["spearman"] == pytest.approx(1)
+    assert rows["e3 loss"]["seconds"] == rows["e3"]["seconds"]
 
 
 def test_regret_of_a_known_table(tmp_path):
@@ -270,9 +285,9 @@ def test_replays_of_a_known_table(tmp_path):
     regret = {name: (mean, error, cost) for name, mean, error, cost in rows}
     assert drawn == 6
     assert regret["best brief alone"] == pytest.approx((0.5, 0, 18))
-    assert regret["12 finalists x 1 seed"] == pytest.approx((0, 0, 18 + 6 * 8), abs=1e-9)
-    assert regret["4 finalists x 3 seeds"] == pytest.approx((0.2, 0, 18 + 12 * 8))  # the best two were never trained
-    assert regret["8, 4, 2 halving"] == pytest.approx((0, 0, 18 + 12 * 8), abs=1e-9)
+    assert regret["12 finalists x 1 seed"] == pytest.approx((0, 0, 18 + 6 * 6), abs=1e-9)
+    assert regret["4 finalists x 3 seeds"] == pytest.approx((0.2, 0, 18 + 12 * 6))  # the best two were never trained
+    assert regret["8, 4, 2 halving"] == pytest.approx((0, 0, 18 + 12 * 6), abs=1e-9)
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])

@@ -79,10 +79,11 @@ DIVERGED = "the loss is"
 
 STRATEGIES = {
     "4 finalists x 3 seeds": (4, 4, 4), "8, 4, 2 halving": (8, 4, 2), "8, 5, 3, 2 of four seeds": (8, 5, 3, 2),
+    "5, 3, 2, 2, the default": (5, 3, 2, 2),
     "12, 8, 5, 3": (12, 8, 5, 3), "12 finalists x 1 seed": (12,), "best brief alone": (),
 }  # fmt: skip
 """How many candidates each round trains with one more seed."""
-FINAL_EPOCHS = 8
+FINAL_EPOCHS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,8 +298,11 @@ def signals(runs: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]]:
     brief = first[first["fidelity"] != "full"].assign(last=lambda frame: frame["last"].fillna(0))
     full = first[(first["fidelity"] == "full") & first["last"].notna()].set_index("schedule")
     found = brief.pivot(index="schedule", columns="fidelity", values="last").reindex(truth(runs).index)
-    found = found[[name for name in FIDELITIES if name in found]]
-    costs = {name: float(seconds[name]) for name in FIDELITIES if name in found}
+    losses = brief.assign(loss=brief["losses"].astype(str).str.split().str[-1].astype(float).fillna(np.inf))
+    losses = losses.pivot(index="schedule", columns="fidelity", values="loss").reindex(found.index)
+    briefs = [name for name in FIDELITIES if name in found]
+    found = found[briefs].assign(**{f"{name} loss": -losses[name] for name in briefs})
+    costs = {f"{name}{by}": float(seconds[name]) for name in briefs for by in ("", " loss")}
     epoch = float(seconds["full"]) / FIDELITIES["full"].epochs
     curve = full["accuracies"].str.split(expand=True).astype(float)
     for number in CURVE:
