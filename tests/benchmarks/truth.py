@@ -400,10 +400,12 @@ def plot(panels: dict[str, list[dict[str, Any]]], path: Path) -> None:
     for axes, (title, rows) in zip(frames, panels.items(), strict=True):
         for row in rows:
             brief, point = row["name"] in FIDELITIES, (row["seconds"], row["spearman"])
-            look: dict[str, Any] = {"color": "tab:blue" if brief else "tab:gray"}
+            loss = row["name"].endswith(" loss") and not row["name"].startswith("first")
+            look: dict[str, Any] = {"color": "tab:blue" if brief else "tab:orange" if loss else "tab:gray"}
             axes.plot([row["seconds"]] * 2, [row["low"], row["high"]], linewidth=0.7, **look)
             axes.plot(*point, "o", **look)
-            look |= {"ha": "left" if brief or not row["seconds"] else "right", "xytext": (5 if brief else -5, 4)}
+            look["ha"] = "left" if brief or not row["seconds"] else "right"
+            look["xytext"] = (5 if brief else -5, 4 if brief or loss else -10)
             axes.annotate(row["name"], point, textcoords="offset points", fontsize=8, **look)
         axes.set(title=f"{title}, n = {max(row['n'] for row in rows)}", xlabel="mean seconds a run")
         axes.grid(alpha=0.3)
