@@ -27,34 +27,47 @@ SIGNALS = {
 }  # fmt: skip
 
 
+HEADER = "| parameters | last-5 | lowest | seeds | network | from |\n|-|-|-|-|-|-|\n"
+
+
 def results() -> str:
-    """A row for each reference run kept in studies/, the largest network first, and the public figures below."""
-    rows = []
-    for path in (ROOT / "studies").glob("reference-*/full-run-*/result.json"):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        sd = "" if result["last5_sd"] is None else f" ± {result['last5_sd']:.3f}"
-        folder = path.parent.parent
-        search = folder / "best" / "reason.json"
-        reason = json.loads(search.read_text(encoding="utf-8")) if search.is_file() else None
-        found = f"`{reason['command']}`" if reason else "hand-made, this recipe"
-        if result.get("teacher"):
-            found += ", distilled" if reason is None or "teacher" in reason else ", distilled, searched without"
-        found += "".join(f", then {defaults}" for end, defaults in FORMER.items() if folder.name.endswith(end))
-        found += "" if (size := result["recipe"]["batch_size"]) == Recipe().batch_size else f", batch {size}"
-        found += ", AdamW" if result["recipe"]["optimizer"] == "adamw" else ""
-        card = path.with_name("CARD.md").relative_to(ROOT).as_posix()
-        row = (
-            f"| {result['num_params']:,} | {result['last5_mean']:.3f}{sd} | {result['lowest_of_last5']:.2f} | "
-            f"{len(result['seeds'])} | [`{result['schedule']}`]({card}) | {found} |"
-        )
-        rows.append((-result["num_params"], row))
+    """A row for each reference run with today's recipe, the largest network first, and the public figures below."""
     public = [
         (-known.num_params, f"| {known.num_params:,} | {known.result} | | 1 | `{known.text}` | public figure |")
         for known in KNOWN
         if "this project" not in known.result
     ]
-    header = "| parameters | last-5 | lowest | seeds | network | from |\n|-|-|-|-|-|-|\n"
-    return header + "\n".join(row for _, row in [*sorted(rows), *sorted(public)])
+    return HEADER + "\n".join(row for _, row in [*rows(former=False), *sorted(public)])
+
+
+def former() -> str:
+    """A row for each reference run with an earlier recipe."""
+    return HEADER + "\n".join(row for _, row in rows(former=True))
+
+
+def rows(*, former: bool) -> list[tuple[int, str]]:
+    """The reference runs of studies/ as rows of a table, the largest network first, with what orders them."""
+    lines = []
+    for path in (ROOT / "studies").glob("reference-*/full-run-*/result.json"):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if (result["recipe"]["optimizer"] == "adamw") != former:
+            continue
+        sd = "" if result["last5_sd"] is None else f" ± {result['last5_sd']:.3f}"
+        folder = path.parent.parent
+        search = folder / "best" / "reason.json"
+        reason = json.loads(search.read_text(encoding="utf-8")) if search.is_file() else None
+        found = f"`{reason['command']}`" if reason else "hand-made"
+        if result.get("teacher"):
+            found += ", distilled" if reason is None or "teacher" in reason else ", distilled, searched without"
+        found += "".join(f", then {defaults}" for end, defaults in FORMER.items() if folder.name.endswith(end))
+        found += "" if (size := result["recipe"]["batch_size"]) == Recipe().batch_size else f", batch {size}"
+        card = path.with_name("CARD.md").relative_to(ROOT).as_posix()
+        row = (
+            f"| {result['num_params']:,} | {result['last5_mean']:.3f}{sd} | {result['lowest_of_last5']:.2f} | "
+            f"{len(result['seeds'])} | [`{result['schedule']}`]({card}) | {found} |"
+        )
+        lines.append((-result["num_params"], row))
+    return sorted(lines)
 
 
 def count() -> str:
@@ -92,7 +105,7 @@ def fidelity() -> str:
     return "\n".join(lines)
 
 
-PARTS = {"results": results, "count": count, "fidelity": fidelity}
+PARTS = {"results": results, "former": former, "count": count, "fidelity": fidelity}
 
 
 def generated(text: str) -> str:
