@@ -1028,7 +1028,10 @@ def _cross_entropy(
 def _run(
     stages: Any, training: bool, labels: Any, smoothing: float, soft: Any, share: float, temperature: float
 ) -> tuple[float, int]:
-    """The tape forward; in training the loss, the number correct and the tape back to the first convolution."""
+    """The tape forward; in training the loss, the number correct and the tape back to the first convolution.
+
+    In training without labels only the running statistics move.
+    """
     for k in range(len(stages)):
         s = stages[k]
         if s.kind == MAX_POOL:
@@ -1037,7 +1040,7 @@ def _run(
             _forward_global_pool(s)
         elif not s.depthwise:
             _forward_conv(stages, k, training)
-    if not training:
+    if not training or len(labels) == 0:
         return 0.0, 0
     last = stages[len(stages) - 1]
     loss, correct = _cross_entropy(
@@ -1302,6 +1305,17 @@ class Network:
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
             parameter.grad = gradient
         return loss, correct
+
+    def observe(self, images: Tensor, momentum: float) -> None:
+        """Moves the running statistics towards those of images (C, H, W, N) float32 by `momentum`, and nothing else."""
+        self._check(images)
+        torch.set_flush_denormal(True)
+        plan = self._plan(images.shape[3])
+        plan.read(images)
+        usual = plan.records["momentum"].copy()
+        plan.records["momentum"] = momentum
+        _run(plan.records, True, np.empty(0, np.int64), 0.0, _NOTHING, 0.0, 1.0)
+        plan.records["momentum"] = usual
 
     def logits(self, images: Tensor) -> Tensor:
         """The logits (N, num_classes) of images (C, H, W, N) float32, with running statistics, a batch at a time."""

@@ -50,7 +50,7 @@ def rows(*, former: bool) -> list[tuple[int, str]]:
     lines = []
     for path in (ROOT / "studies").glob("reference-*/full-run-*/result.json"):
         result = json.loads(path.read_text(encoding="utf-8"))
-        if (result["recipe"]["optimizer"] == "adamw") != former:
+        if (result["recipe"]["optimizer"] == "adamw" or not result["recipe"]["settle"]) != former:
             continue
         sd = "" if result["last5_sd"] is None else f" ± {result['last5_sd']:.3f}"
         folder = path.parent.parent

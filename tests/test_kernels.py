@@ -184,6 +184,30 @@ def test_the_same_bits_twice_whatever_ran_between():
     assert all(map(torch.equal, buffers, again[2]))
 
 
+def test_observing_moves_the_running_statistics_as_torch_does_and_nothing_else():
+    architecture, model, _ = pair("5vr s8 M 6 6+ G 7k1 Cb")
+    reference, before = copy.deepcopy(model), copy.deepcopy(model)
+    network = kernels.Network(architecture, model)
+    norms = [module for module in reference.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for number, count in enumerate((32, 21)):
+        images, labels = batch(architecture, count, seed=number)
+        network.observe(images, 1 / (number + 1))
+        for norm in norms:
+            norm.momentum = 1 / (number + 1)
+        with torch.no_grad():
+            reference.train()(images.permute(3, 0, 1, 2))
+    for (name, ours), theirs in zip(model.named_buffers(), reference.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=name)
+    assert all(map(torch.equal, model.parameters(), before.parameters()))
+    untouched, observed = copy.deepcopy(before), copy.deepcopy(before)
+    network = kernels.Network(architecture, observed)
+    network.observe(images, 0.0)
+    network.step(images, labels)  # with the usual momentum again
+    kernels.Network(architecture, untouched).step(images, labels)
+    for (name, ours), theirs in zip(observed.named_buffers(), untouched.buffers(), strict=True):
+        assert ours.equal(theirs) or "batches" in name
+
+
 def test_evaluation_does_not_depend_on_how_the_images_are_cut():
     architecture, model, _ = pair("5v M 6r G C")
     images, labels = batch(architecture, 301)

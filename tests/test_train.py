@@ -11,7 +11,7 @@ import toys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas import kernels, train
+from nas import data, kernels, train
 from nas.architecture import Architecture
 from nas.errors import NasError, UsageError
 from nas.model import build
@@ -145,7 +145,8 @@ def test_recipe_round_trip_and_unknown_keys():
     [
         ("epochs", 0), ("epochs", 2.5), ("epochs", True), ("batch_size", 1), ("peak_rate", 0.0), ("peak_rate", "high"),
         ("peak_rate", math.nan), ("peak_rate", math.inf), ("warm_up", 1.0), ("weight_decay", -1e-4),
-        ("label_smoothing", 1.0), ("average", 1.5), ("degrees", -1), ("scale", 1.0), ("shear", None),
+        ("label_smoothing", 1.0), ("average", 1.5), ("settle", -1), ("settle", 0.5), ("degrees", -1),
+        ("scale", 1.0), ("shear", None),
     ],
 )  # fmt: skip
 def test_recipe_refuses_what_is_out_of_range(key, value):
@@ -219,6 +220,26 @@ def test_the_average_is_near_the_moving_weights_after_a_few_steps(training):
     averaged = go(training, dataclasses.replace(recipe, average=1.0)).state_dict
     assert distance(averaged, moving) < 0.5 * distance(averaged, initial)
     assert not same(averaged, moving)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_norms_have_the_statistics_of_images_as_they_are(training, backend):
+    """Of the first norm they are those of the first convolution's output, computed here from the weights."""
+    recipe = Recipe(epochs=1, degrees=90, translate=6, settle=384)
+    moved, settled = (
+        train.train(ARCHITECTURE, training, training.validation, dataclasses.replace(recipe, settle=count),
+                    backend=backend).state_dict
+        for count in (0, 384)
+    )  # fmt: skip
+    images = data.normalise(training.train.images, training.mean, training.std)
+    with torch.no_grad():
+        out = build(ARCHITECTURE)[0].requires_grad_(False)
+        out.weight.copy_(settled["0.weight"])
+        maps = out(images)
+    assert settled["0.weight"].equal(moved["0.weight"])
+    torch.testing.assert_close(settled["1.running_mean"], maps.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(settled["1.running_var"], maps.var((0, 2, 3)), rtol=2e-2, atol=1e-4)
+    assert not torch.allclose(moved["1.running_var"], maps.var((0, 2, 3)), rtol=2e-2, atol=1e-4)
 
 
 def test_the_flat_optimizer_is_adamw_on_the_model_with_decay_on_convolution_weights_alone():
