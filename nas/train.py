@@ -106,6 +106,8 @@ class Recipe:
 
         if self.optimizer not in (known := get_args(Optimizer)):
             raise UsageError(f"the recipe's optimizer is {' or '.join(known)}, not {self.optimizer!r}")
+        if self.settle == 1:
+            raise UsageError("the recipe's settle is 0 or at least 2 images, since one has no spread, not 1")
         if self.teacher is not None and not isinstance(self.teacher, str):
             raise UsageError(f"the recipe's teacher is a schedule, not {self.teacher!r}")
 
@@ -304,7 +306,7 @@ def score(network: _Network, evaluation: Split) -> tuple[float, int]:
 
 @torch.no_grad()
 def settle(network: _Network, split: Split, count: int) -> None:
-    """Gives the norms the statistics of about `count` images of the split, evenly spaced and as they are."""
+    """Gives the norms the statistics of the first `count` of every n-th image of the split, as they are."""
     index = torch.arange(0, len(split), max(1, len(split) // count), device=split.labels.device)[:count]
     for number, (start, end) in enumerate(_batches(len(index), SETTLE_BATCH)):
         network.observe(network.batch(split, index[start:end], None), 1 / (number + 1))

@@ -159,6 +159,11 @@ def test_recipe_refuses_an_optimizer_it_does_not_know():
         Recipe(optimizer="sgd")
 
 
+def test_recipe_refuses_statistics_of_one_image():
+    with pytest.raises(UsageError, match="the recipe's settle is 0 or at least 2 images"):
+        Recipe(settle=1)
+
+
 # --- the schedule and the average -------------------------------------------------------------------------------------
 
 
