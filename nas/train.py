@@ -51,8 +51,8 @@ class Diverged(NasError):
 class Recipe:
     """How a network is trained: SOAP on a one-cycle schedule, random affine maps, and an average of the weights.
 
-    Against AdamW, SOAP was worth 0.08 points to a separable network of 4,626 parameters and 0.05 to one of 2,456 (three
-    seeds each), 0.11 to one of 1,240 (two seeds), and 0.09 to the teacher (one seed); see `nas.soap`.
+    Against AdamW at 0.03, SOAP was worth 0.07 points to a separable network of 4,626 parameters (three seeds), 0.06 to
+    one of 2,456 and 0.12 to one of 1,240 (two seeds each), and 0.09 to the teacher (one seed); see `nas.soap`.
     `batch_size` and `peak_rate` belong together. Networks of fewer than 8,000 parameters take the rate times (8,000 /
     parameters) to `rate_exponent`: narrow layers learn too slowly otherwise. With AdamW, 0.03 was worth 0.24 points
     over 0.014 at 1,240 parameters (three seeds), 0.12 at 2,500 (two seeds each of two networks), nothing at 4,626.
