@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -13,9 +17,10 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.errors import InfeasibleError
-from nas.space import Params, SearchSpace
+from nas.space import OUTRANKED, Params, SearchSpace
+from nas.surrogate import Surface, features
 
-Sampler = Literal["evolution", "tpe", "random"]
+Sampler = Literal["guided", "evolution", "tpe", "random"]
 
 STARTUP_TRIALS = 16
 """Trials before a sampler learns from them: published designs and random points."""
@@ -23,6 +28,12 @@ STARTUP_TRIALS = 16
 PARENTS, CONTEST, AGAIN = 12, 3, 0.5
 """Evolution mutates the best of `CONTEST` complete trials, drawn from the `PARENTS` best, and `AGAIN` a mutant: with
 one mutation each, all leaders were near relations of two published designs."""
+
+MUTANTS = 12
+"""Of which a guided search trains the one that the trials so far foretell the lowest loss."""
+
+RECENT = 300
+"""Trials that are learnt from at most: fitting takes some 0.4 s then."""
 
 TRIES = 50
 """Proposals of a sampler's for one trial, TPE's at some 3 ms each, before random ones take their place."""
@@ -36,6 +47,35 @@ def rank(trial: FrozenTrial) -> tuple[float, int, int]:
     images near a boundary, the loss weighs all.
     """
     return trial.user_attrs["loss"], trial.user_attrs["num_params"], trial.number
+
+
+def forecast(space: SearchSpace, trials: Sequence[FrozenTrial]) -> Callable[[Params], float] | None:
+    """What the trials so far foretell of a point: the log of its validation loss. None before they are enough.
+
+    A pruned trial counts as if it had gone on as the complete ones did on average from that epoch's log error.
+    """
+    ended = (TrialState.COMPLETE, TrialState.PRUNED)
+    learnt = [trial for trial in trials if trial.state in ended and trial.intermediate_values][-RECENT:]
+    complete = [trial for trial in learnt if trial.state == TrialState.COMPLETE]
+    if len(learnt) < STARTUP_TRIALS or not complete:
+        return None
+
+    def log_error(trial: FrozenTrial, epoch: int) -> float:
+        return math.log(max(100 - trial.intermediate_values[epoch], 0.01))
+
+    @cache
+    def still_to_come(epoch: int) -> float:
+        return statistics.fmean(log_loss(trial) - log_error(trial, epoch) for trial in complete)
+
+    def log_loss(trial: FrozenTrial) -> float:
+        if trial.state == TrialState.COMPLETE:
+            return math.log(max(trial.user_attrs["loss"], 1e-6))
+        last = max(trial.intermediate_values)
+        return log_error(trial, last) + still_to_come(last)
+
+    points = np.array([features(space.decode(trial.params)) for trial in learnt])
+    surface = Surface(points, np.array([log_loss(trial) for trial in learnt]))
+    return lambda params: surface(features(space.decode(params)))
 
 
 class Proposer(BaseSampler):
@@ -65,6 +105,21 @@ class Proposer(BaseSampler):
         seen = {other.user_attrs["schedule"] for other in trials if "schedule" in other.user_attrs}
         rng = np.random.default_rng((self.seed, trial.number))
         draw = self._draw(study, trial, trials, rng)
+        params, self.shrunk = self._propose(draw, seen)
+        loss = forecast(self.space, trials) if self.sampler == "guided" else None
+        if loss is None:
+            return params
+        rivals = {str(self.space.decode(params)): (params, self.shrunk)}
+        with contextlib.suppress(InfeasibleError):  # there are no more
+            while len(rivals) < MUTANTS:
+                rival, shrunk = self._propose(draw, seen | rivals.keys())
+                rivals[str(self.space.decode(rival))] = rival, shrunk
+        self.discards[OUTRANKED] += len(rivals) - 1
+        params, self.shrunk = min(rivals.values(), key=lambda rival: loss(rival[0]))
+        return params
+
+    def _propose(self, draw: Callable[[int], Params], seen: Collection[str]) -> tuple[Params, bool]:
+        """A new point and whether it was shrunk; what was discarded before it is counted, even where there is none."""
         drawn: list[Params] = []
 
         def recorded(attempt: int) -> Params:
@@ -72,11 +127,12 @@ class Proposer(BaseSampler):
             return drawn[-1]
 
         try:
-            params, self.discards, self.shrunk = self.space.propose(recorded, seen)
-        except InfeasibleError:  # all of them discarded, and to be accounted for
-            self.discards = Counter(reason for params in drawn if (reason := self.space.check(params, seen)[1]))
+            params, discards, shrunk = self.space.propose(recorded, seen)
+        except InfeasibleError:
+            self.discards.update(reason for params in drawn if (reason := self.space.check(params, seen)[1]))
             raise
-        return params
+        self.discards.update(discards)
+        return params, shrunk
 
     def _draw(
         self, study: Study, trial: FrozenTrial, trials: list[FrozenTrial], rng: np.random.Generator
@@ -90,16 +146,16 @@ class Proposer(BaseSampler):
         parents = self._parents(learnt, share)
 
         def draw(attempt: int) -> Params:
-            if attempt >= TRIES or (self.sampler == "evolution" and not parents):
+            if attempt >= TRIES or (self.sampler != "tpe" and not parents):
                 return self.space.random(rng, share)  # what it proposes is there already, or does not fit
-            if self.sampler == "evolution":
-                best = min(int(place) for place in rng.integers(len(parents), size=CONTEST))
-                mutant = parents[best].params
-                for _ in range(rng.geometric(1 - AGAIN)):
-                    mutant = self.space.mutate(mutant, rng, share)
-                return mutant
-            params = tpe.sample_relative(study, trial, self.space.distributions)
-            return self.space.widen(params, rng) if share is None else self.space.fill(params, share)
+            if self.sampler == "tpe":
+                params = tpe.sample_relative(study, trial, self.space.distributions)
+                return self.space.widen(params, rng) if share is None else self.space.fill(params, share)
+            best = min(int(place) for place in rng.integers(len(parents), size=CONTEST))
+            mutant = parents[best].params
+            for _ in range(rng.geometric(1 - AGAIN)):
+                mutant = self.space.mutate(mutant, rng, share)
+            return mutant
 
         return draw
 

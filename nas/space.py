@@ -61,11 +61,11 @@ KINDS = ("conv", "separable", "squeeze")
 HEADS = ("C G", "Cb G", "G C", "G Cb", "G dense C")
 SHRINK = 0.9
 
-OVER_CAP, ILLEGAL, DUPLICATE = "over a cap", "illegal shape", "duplicate"
+OVER_CAP, ILLEGAL, DUPLICATE, OUTRANKED = "over a cap", "illegal shape", "duplicate", "outranked"
 PLAIN = {"bias": False, "first_kernel": 3, "head": "C G"} | {f"kind_{slot}": "squeeze" for slot in range(2, SLOTS + 1)}
 """The choices with the fewest parameters."""
 
-DISCARDS = (OVER_CAP, ILLEGAL, DUPLICATE)
+DISCARDS = (OVER_CAP, ILLEGAL, DUPLICATE, OUTRANKED)
 
 Params = dict[str, Any]
 

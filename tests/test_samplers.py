@@ -56,18 +56,6 @@ def test_the_surrogate_learns_what_its_features_explain(table):
     assert float(np.mean(np.square(left))) > 0.8  # of noise it explains nothing that was left out
 
 
-def test_left_out_errors_are_those_of_a_process_fitted_without(table):
-    rng = np.random.default_rng(1)
-    points, values = rng.normal(size=(12, 2)), rng.normal(size=12)
-    surface = samplers.Surface(points, values)
-    scaled, aims = (points - surface.low) / surface.scale, (values - surface.mean) / surface.sd
-    for out in range(12):
-        rest = [number for number in range(12) if number != out]
-        kernel = np.exp(-((scaled[:, None] - scaled[None]) ** 2).sum(2) / (2 * surface.length**2))
-        weights = np.linalg.solve(kernel[np.ix_(rest, rest)] + surface.noise * np.eye(11), aims[rest])
-        assert surface.left[out] == pytest.approx(surface.sd * (aims[out] - kernel[out, rest] @ weights))
-
-
 def test_a_world_says_the_same_of_a_schedule_and_another_world_something_else(table):
     schedule = KNOWN[0].text
     world, other = samplers.World(table, 0), samplers.World(table, 1)

@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 from safetensors.torch import load_file
 from scipy import stats
 
-from nas import search
+from nas import sampler, search
 from nas import study as studies
 from nas.architecture import KNOWN, Architecture, Conv
 from nas.errors import InfeasibleError, NasError, StorageError, UsageError
@@ -161,20 +161,40 @@ def test_no_pruner_prunes_nothing_and_random_draws_never_learn():
 def test_evolution_climbs_where_chance_does_not():
     """On a score that counts padded separable blocks, mutants of the leaders have more of them than random points."""
     space, means = toys.space(8000), {}
-    for sampler in ("evolution", "random"):
+    for kind in ("evolution", "random"):
         study = optuna.create_study(direction="maximize")
-        study.sampler = search.Proposer(space, seed=0, sampler=sampler)
+        study.sampler = search.Proposer(space, seed=0, sampler=kind)
         for _ in range(60):
             trial, architecture = search.ask(study, space)
             convs = [block for block in architecture.blocks if isinstance(block, Conv)]
             score = sum(block.separable and block.padded for block in convs)
             trial.set_user_attr("loss", -score)
             study.tell(trial, score)
-        means[sampler] = np.mean([trial.value for trial in trials(study)[-20:]])
+        means[kind] = np.mean([trial.value for trial in trials(study)[-20:]])
     assert means["evolution"] > means["random"] + 1
 
 
-@pytest.mark.parametrize("sampler", ["evolution", "tpe"])
+def test_a_guided_search_trains_the_mutants_foretold_best_and_counts_the_others():
+    """Where the loss falls with depth and separable blocks, its last trials are ahead of plain evolution's."""
+    space, means = toys.space(8000), {}
+    for kind in ("evolution", "guided"):
+        study = optuna.create_study(direction="maximize")
+        study.sampler = search.Proposer(space, seed=0, sampler=kind)
+        for _ in range(40):
+            trial, architecture = search.ask(study, space)
+            convs = [block for block in architecture.blocks if isinstance(block, Conv)]
+            loss = 0.1 / (1 + sum(block.separable for block in convs))
+            trial.set_user_attr("loss", loss)
+            trial.report(100 - 100 * loss, 1)
+            study.tell(trial, 100 - 100 * loss)
+        means[kind] = np.mean([trial.user_attrs["loss"] for trial in trials(study)[-20:]])
+        outranked = [trial.user_attrs["discards"].get("outranked", 0) for trial in trials(study)]
+        learning = [0] * sampler.STARTUP_TRIALS + [(kind == "guided") * (sampler.MUTANTS - 1)] * (40 - 16)
+        assert outranked == learning
+    assert means["guided"] < means["evolution"]
+
+
+@pytest.mark.parametrize("sampler", ["evolution", "guided", "tpe"])
 def test_a_sampler_draws_from_seed_and_study_alone(sampler):
     drawn = []
     for name in ("one", "other"):
@@ -845,7 +865,7 @@ def test_the_front_of_the_trials_is_that_of_the_table_and_thinned_evenly():
     assert search.front(study, 1) == [whole[0]]
 
 
-@pytest.mark.parametrize("sampler", ["evolution", "tpe", "random"])
+@pytest.mark.parametrize("sampler", ["evolution", "guided", "tpe", "random"])
 def test_proposals_for_a_front_are_of_every_size(sampler):
     space, sizes = toys.space(8000), []
     study = optuna.create_study(direction="maximize")

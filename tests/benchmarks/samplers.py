@@ -35,22 +35,20 @@ import optuna
 import pandas as pd
 import truth
 import typer
-from numpy.typing import NDArray
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import Trial, TrialState
 from scipy import stats
-from scipy.linalg import cho_factor, cho_solve
 
 from nas import search
-from nas.architecture import Architecture, Conv
+from nas.architecture import Architecture
 from nas.budget import Budget, brief_epochs_of
 from nas.errors import NasError, UsageError
 from nas.sampler import Proposer
 from nas.space import SearchSpace
+from nas.surrogate import Surface
+from nas.surrogate import features as features_of
 from nas.train import Recipe
-
-Array = NDArray[np.float64]
 
 WORKERS = 2
 SETTINGS = search.Settings(budget=Budget(max_params=8000), dataset="mnist", recipe=Recipe(epochs=brief_epochs_of(8000)))
@@ -67,55 +65,7 @@ WAVES = 200
 
 @lru_cache(maxsize=100_000)
 def features(schedule: str) -> tuple[float, ...]:
-    """What the surrogate knows of a schedule."""
-    architecture = Architecture.parse(schedule)
-    convs = [block for block in architecture.blocks if isinstance(block, Conv)]
-    spatial = [layer for layer in architecture.layers if layer.output_shape[1] > 1]
-    field, jump = 1, 1
-    for layer in spatial:
-        if layer.kernel_size:
-            field, jump = field + (layer.kernel_size - 1) * jump, jump * layer.stride
-    early = sum(layer.macs for layer in spatial if layer.output_shape[1] > 14)
-    return (
-        math.log(architecture.num_params), math.log(architecture.macs), architecture.depth, math.log(field),
-        math.log(jump), math.log(spatial[-1].output_shape[1]), math.log(convs[0].width),
-        math.log(min(block.width for block in convs)), math.log(max(block.width for block in convs)),
-        sum(block.separable for block in convs) / len(convs), early / architecture.macs,
-    )  # fmt: skip
-
-
-class Surface:
-    """A Gaussian process over standardised features; length and noise are those of the greatest likelihood."""
-
-    def __init__(self, points: Array, values: Array) -> None:
-        self.low, self.scale = points.mean(0), points.std(0) + 1e-9
-        self.points, self.mean, self.sd = (points - self.low) / self.scale, values.mean(), values.std() + 1e-12
-        aims = (values - self.mean) / self.sd
-        best = -math.inf
-        for length in (1.5, 2.0, 3.0, 4.0, 6.0, 9.0, 14.0):
-            for noise in (0.03, 0.06, 0.12, 0.25, 0.5, 1.0):
-                factor = cho_factor(self._kernel(self.points, length) + noise * np.eye(len(aims)))
-                weights = cho_solve(factor, aims)
-                scale = max(1e-9, float(aims @ weights) / len(aims))  # of the kernel, in closed form
-                likelihood = -np.log(np.diag(factor[0])).sum() - len(aims) / 2 * math.log(scale)
-                if likelihood > best:
-                    best, self.length, self.noise, self.weights = likelihood, length, noise, weights
-        inverse = np.linalg.inv(self._kernel(self.points, self.length) + self.noise * np.eye(len(aims)))
-        self.left: Array = self.sd * self.weights / np.diag(inverse)
-        """Of each value, what the process fitted to the others does not explain."""
-
-    def _kernel(self, others: Array, length: float) -> Array:
-        squares = ((others[:, None] - self.points[None]) ** 2).sum(2)
-        kernel: Array = np.exp(-squares / (2 * length**2))
-        return kernel
-
-    def place(self, point: Sequence[float]) -> Array:
-        """The point, standardised."""
-        placed: Array = (np.array(point) - self.low) / self.scale
-        return placed
-
-    def __call__(self, point: Sequence[float]) -> float:
-        return float(self.mean + self.sd * (self._kernel(self.place(point)[None], self.length) @ self.weights)[0])
+    return features_of(Architecture.parse(schedule))
 
 
 class Table:
@@ -222,6 +172,8 @@ def _median() -> BasePruner:
 
 
 ARMS = (
+    Arm(name="guided, median", sampler=_ours("guided"), pruner=_median),
+    Arm(name="guided, none", sampler=_ours("guided"), pruner=NopPruner),
     Arm(name="evolution, median", sampler=_ours("evolution"), pruner=_median),
     Arm(name="evolution, none", sampler=_ours("evolution"), pruner=NopPruner),
     Arm(name="evolution, halving", sampler=_ours("evolution"), pruner=lambda: SuccessiveHalvingPruner(1, 2)),
