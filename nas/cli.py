@@ -367,6 +367,39 @@ def evaluate(
         raise typer.Exit(DISAGREES)
 
 
+@app.command(epilog="Example: nas compare studies/reference-8000 studies/reference-4000")
+def compare(
+    first: Annotated[str, typer.Argument(help="A full run's folder, or a study or its folder for the latest of it.")],
+    second: Annotated[str, typer.Argument(help="Another one.")],
+    data_dir: DataDir = None,
+    device: Device = "auto",
+    backend: BackendName = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell two full runs apart on the test split, or not: a paired bootstrap over its images and the runs' seeds.
+
+    Scores the weights of every seed again, some seconds each. Nothing is trained; both openings of the test split are
+    recorded.
+    """
+    from nas import compare as comparing
+    from nas import run as running
+    from nas import study as studies
+    from nas.train import choose_device
+
+    console = _console()
+    device = choose_device(device)
+
+    def heard(line: str) -> None:
+        if not quiet:
+            console.print(line, soft_wrap=True)
+
+    result = comparing.compare(
+        (running.find(first), running.find(second)), data_dir=data_dir, device=device, backend=backend, heard=heard
+    )
+    _say_comparison(comparing.comparison_summary(result, studies.environment(device)), as_json=as_json)
+
+
 @app.command(epilog="Example: nas show --top 5")
 def show(
     study: StudyName = None,
@@ -728,6 +761,24 @@ def _say_evaluation(result: Evaluation, fields: dict[str, Any], *, as_json: bool
         f"; {images[result.same_images]}\n"
         f"{verdict}: the numbers of correct images differ by {abs(result.correct - result.stated)}, "
         f"at most {fields['tolerance']} for the same weights"
+    )
+
+
+def _say_comparison(fields: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(fields, indent=1))
+        return
+    print(
+        f"{fields['count']:,} test images, the weights after the last epoch; accuracy in percent, mean ± sd over seeds"
+    )
+    for run in fields["runs"]:
+        sd = "" if run["sd"] is None else f" ± {run['sd']:.3f}"
+        print(f"{run['accuracy']:.3f}{sd} (n = {run['seeds']})  {run['num_params']:>7,}  {run['schedule']}")
+    ahead, behind = ("first", "second") if fields["difference"] > 0 else ("second", "first")
+    verdict = f"the {ahead} is ahead of the {behind}" if fields["told_apart"] else "not told apart"
+    print(
+        f"difference {fields['difference']:+.3f} points, 95 % {fields['low']:+.3f} to {fields['high']:+.3f} "
+        f"({fields['resamples']:,} resamples of images and seeds): {verdict}"
     )
 
 

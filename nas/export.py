@@ -256,6 +256,13 @@ def read_run(folder: Path) -> ExportedRun:
     return ExportedRun(folder=folder, architecture=architecture, result=result, state_dict=weights)
 
 
+def read_seeds(run: ExportedRun) -> dict[int, dict[str, Tensor]]:
+    """The averaged weights of every seed of a full run. Raises `StorageError` where a file is missing or damaged."""
+    seeds = [int(seed) for seed in run.result["final"]]
+    paths = {seed: run.folder / f"weights-seed{seed}.safetensors" for seed in seeds}
+    return {seed: _read_weights(path, run.architecture) for seed, path in paths.items()}
+
+
 def export_onnx(path: Path, model: nn.Module, architecture: Architecture) -> None:
     """Writes `model`, in evaluation mode and on the CPU, as one self-contained ONNX file.
 

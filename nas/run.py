@@ -250,25 +250,35 @@ def evaluate(folder: Path, *, data_dir: Path | None, device: str, backend: Backe
     `DataError` for a test split that is not to be had.
     """
     run = export.read_run(folder)
+    name, _ = train.choose_backend(device, backend)
+    training, test = reopen(run, "evaluate", data_dir=data_dir, device=device)
+    loss, correct = train.evaluate(run.architecture, run.state_dict, training, test, device=device, backend=backend)
+    return Evaluation(
+        run=run, dataset=training.dataset, loss=loss, correct=correct, count=len(test), device=device, backend=name,
+        same_images=_same_images(folder.resolve().parent / OPENINGS, run.architecture),
+    )  # fmt: skip
+
+
+def reopen(run: export.ExportedRun, purpose: str, *, data_dir: Path | None, device: str) -> tuple[TrainingData, Split]:
+    """The test split for a full run's weights, and what its images are normalised with; no training image.
+
+    The opening is recorded beside that of the full run. Raises `StorageError` and `DataError` as `evaluate` does.
+    """
     architecture, dataset = run.architecture, data.named(run.result["dataset"])
     if (architecture.input_shape, architecture.num_classes) != (dataset.input_shape, dataset.num_classes):
         raise StorageError(
-            f"'{architecture}' does not take the images and classes of {dataset.name}, which {folder / 'result.json'} "
-            "names: bring the file back that the run wrote"
+            f"'{architecture}' does not take the images and classes of {dataset.name}, which "
+            f"{run.folder / 'result.json'} names: bring the file back that the run wrote"
         )
-    name, _ = train.choose_backend(device, backend)
-    log, purpose = folder.resolve().parent / OPENINGS, f"evaluate {folder.resolve().name}, {architecture}"
-    test = data.open_test(dataset, data_dir=data_dir, log=log, purpose=purpose, device=device)
+    folder = run.folder.resolve()
+    purpose = f"{purpose} {folder.name}, {architecture}"
+    test = data.open_test(dataset, data_dir=data_dir, log=folder.parent / OPENINGS, purpose=purpose, device=device)
     nothing = Split(test.images[:0], test.labels[:0])  # only the mean and the deviation are used
     training = TrainingData(
         dataset=dataset, train=nothing, validation=None, mean=tuple(run.result["mean"]), std=tuple(run.result["std"]),
         hash="", warning=None,
     )  # fmt: skip
-    loss, correct = train.evaluate(architecture, run.state_dict, training, test, device=device, backend=backend)
-    return Evaluation(
-        run=run, dataset=dataset, loss=loss, correct=correct, count=len(test), device=device, backend=name,
-        same_images=_same_images(log, architecture),
-    )  # fmt: skip
+    return training, test
 
 
 def _same_images(log: Path, architecture: Architecture) -> bool | None:

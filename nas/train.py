@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -262,11 +262,7 @@ def teach(
     asked batch by batch, it took more than half of the time of a student of 7,000 parameters.
     """
     torch.set_flush_denormal(True)
-    architecture = teacher_of(recipe, student)
-    model = build(architecture)
-    model.load_state_dict(weights)
-    model.to(device).eval().requires_grad_(False)
-    _, network = _network(architecture, model, training, device, backend)
+    network = _judge(teacher_of(recipe, student), weights, training, device, backend)
     split, theta = training.train, _views(recipe, training, epoch)
     answers = []
     for start, end in _batches(len(split), 128, least=1):
@@ -285,10 +281,39 @@ def evaluate(
     backend: Backend = "auto",
 ) -> tuple[float, int]:
     """Mean cross-entropy and number correct of given weights on `evaluation`."""
+    return score(_judge(architecture, state_dict, training, device, backend), evaluation)
+
+
+@torch.inference_mode()
+def hits(
+    architecture: Architecture,
+    state_dict: dict[str, Tensor],
+    training: TrainingData,
+    evaluation: Split,
+    *,
+    device: str = "cpu",
+    backend: Backend = "auto",
+) -> Tensor:
+    """Which images of `evaluation` given weights have right: (N,) bool, on the CPU."""
+    judge = _judge(architecture, state_dict, training, device, backend)
+    return torch.cat([logits.argmax(1) == labels for logits, labels in _answers(judge, evaluation)]).cpu()
+
+
+def _judge(
+    architecture: Architecture, state_dict: dict[str, Tensor], training: TrainingData, device: str, backend: Backend
+) -> _Network:
+    """A network of given weights, to be asked and not trained."""
     model = build(architecture)
     model.load_state_dict(state_dict)
     model.to(device).eval().requires_grad_(False)
-    return score(_network(architecture, model, training, device, backend)[1], evaluation)
+    return _network(architecture, model, training, device, backend)[1]
+
+
+def _answers(network: _Network, evaluation: Split) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits and labels of the whole split, some images at a time, with running statistics."""
+    for start, end in _batches(len(evaluation), 512, least=1):
+        index = torch.arange(start, end, device=evaluation.labels.device)
+        yield network.logits(network.batch(evaluation, index, None)), evaluation.labels[start:end]
 
 
 @torch.inference_mode()
@@ -296,9 +321,7 @@ def score(network: _Network, evaluation: Split) -> tuple[float, int]:
     """Mean cross-entropy and number correct, with running statistics, over the whole split."""
     loss: Any = 0.0  # tensors on a GPU: read once at the end, not batch by batch
     correct: Any = 0
-    for start, end in _batches(len(evaluation), 512, least=1):
-        index = torch.arange(start, end, device=evaluation.labels.device)
-        logits, labels = network.logits(network.batch(evaluation, index, None)), evaluation.labels[start:end]
+    for logits, labels in _answers(network, evaluation):
         loss = loss + F.cross_entropy(logits, labels, reduction="sum")
         correct = correct + (logits.argmax(1) == labels).sum()
     return float(loss) / len(evaluation), int(correct)

@@ -16,7 +16,7 @@ LAYERS = {
     "errors": 0, "budget": 0, "architecture": 0,
     "space": 1, "model": 1, "kernels": 1, "soap": 1, "surrogate": 1, "data": 1,
     "train": 2,
-    "study": 3, "sampler": 3, "search": 3, "export": 3, "workers": 3, "teacher": 3, "run": 3, "tune": 3,
+    "study": 3, "sampler": 3, "search": 3, "export": 3, "workers": 3, "teacher": 3, "run": 3, "compare": 3, "tune": 3,
     "report": 4,
     "cli": 5,
 }  # fmt: skip
@@ -24,6 +24,7 @@ SAME_LAYER = {
     "teacher": {"study", "export", "workers"},
     "search": {"study", "sampler", "export", "workers", "teacher"},
     "run": {"study", "export", "workers", "teacher"},
+    "compare": {"export", "run"},
     "tune": {"study", "export", "workers", "search", "run"},
 }
 """Beside the earlier rows, a module of layer 0 may use `errors`, and these may use their neighbours."""
