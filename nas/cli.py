@@ -103,8 +103,8 @@ def search(
     study: Annotated[str | None, typer.Option("--study", help="Its name; from data set and caps unless said.")] = None,
     storage: Storage = None,
     sampler: Annotated[
-        Literal["evolution", "guided", "tpe", "random"], typer.Option(help="What proposes schedules.")
-    ] = "evolution",
+        Literal["guided", "evolution", "tpe", "random"], typer.Option(help="What proposes schedules.")
+    ] = "guided",
     pruner: Annotated[Literal["median", "none"], typer.Option(help="What stops brief trials.")] = "median",
     pareto: Annotated[
         bool,

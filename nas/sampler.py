@@ -1,4 +1,4 @@
-"""What proposes schedules: evolution of the leaders, Optuna's TPE over the space, or chance."""
+"""What proposes schedules: guided or plain evolution of the leaders, Optuna's TPE over the space, or chance."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ PARENTS, CONTEST, AGAIN = 12, 3, 0.5
 one mutation each, all leaders were near relations of two published designs."""
 
 MUTANTS = 12
-"""Of which a guided search trains the one that the trials so far foretell the lowest loss."""
+"""Of which a guided search trains the one that its trials so far foretell the lowest loss. In eight studies of plain
+evolution, from 1,000 to 10,000 parameters, what trials before it foretold of a trial had a Spearman correlation of 0.2
+to 0.6 with what it came to."""
 
 RECENT = 300
 """Trials that are learnt from at most: fitting takes some 0.4 s then."""

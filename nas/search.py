@@ -70,7 +70,7 @@ class Settings:
     finalists: int = 5
     finalist_seeds: int = 4
     seed: int = 0
-    sampler: Sampler = "evolution"
+    sampler: Sampler = "guided"
     pruner: Pruner = "median"
     known: bool = True
     pareto: bool = False
