@@ -69,9 +69,11 @@ def test_help_imports_nothing_heavy_and_is_quick():
     )
 
     def seconds(script):
-        began = time.perf_counter()
+        """Of the processor: what else the machine does is not the command's doing."""
+        before = os.times()
         subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
-        return time.perf_counter() - began
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
 
     assert min(seconds(script) for _ in range(3)) < 0.5 + min(seconds("pass") for _ in range(3))
 
