@@ -50,7 +50,8 @@ def rows(*, former: bool) -> list[tuple[int, str]]:
     lines = []
     for path in (ROOT / "studies").glob("reference-*/full-run-*/result.json"):
         result = json.loads(path.read_text(encoding="utf-8"))
-        if (result["recipe"]["optimizer"] == "adamw") != former:
+        recipe = result["recipe"]
+        if (recipe["optimizer"] == "adamw" or not recipe["settle"]) != former:
             continue
         sd = "" if result["last5_sd"] is None else f" ± {result['last5_sd']:.3f}"
         folder = path.parent.parent
@@ -60,8 +61,9 @@ def rows(*, former: bool) -> list[tuple[int, str]]:
         if result.get("teacher"):
             found += ", distilled" if reason is None or "teacher" in reason else ", distilled, searched without"
         found += "".join(f", then {defaults}" for end, defaults in FORMER.items() if folder.name.endswith(end))
-        found += "" if (size := result["recipe"]["batch_size"]) == Recipe().batch_size else f", batch {size}"
-        found += "" if former or result["recipe"]["settle"] else ", norms as trained"
+        found += "" if (size := recipe["batch_size"]) == Recipe().batch_size else f", batch {size}"
+        found += ", SOAP" if former and recipe["optimizer"] == "soap" else ""
+        found += "" if former or reason is None or "outranked" in reason["counts"] else ", plain evolution"
         card = path.with_name("CARD.md").relative_to(ROOT).as_posix()
         row = (
             f"| {result['num_params']:,} | {result['last5_mean']:.3f}{sd} | {result['lowest_of_last5']:.2f} | "
