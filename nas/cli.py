@@ -335,6 +335,10 @@ def evaluate(
         str | None,
         typer.Argument(help="A full run's folder, or a study or its folder for the latest of it; the latest of all."),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Another full run: which of the two is ahead, by a paired bootstrap over images and seeds."),
+    ] = None,
     data_dir: DataDir = None,
     device: Device = "auto",
     backend: BackendName = "auto",
@@ -343,8 +347,10 @@ def evaluate(
 ) -> None:
     """Score the weights of a full run on the test split again, in seconds, beside what the run says of them.
 
-    Nothing is trained; the opening of the test split is recorded. Leaves with 1 when they do not agree.
+    Nothing is trained; the opening of the test split is recorded. Leaves with 1 when they do not agree. With --against
+    the weights of every seed of both runs are scored instead, and the difference has an interval.
     """
+    from nas import compare as comparing
     from nas import run as running
     from nas import study as studies
     from nas.train import choose_device
@@ -352,8 +358,14 @@ def evaluate(
     console = _console()
     device = choose_device(device)
     found = running.find(folder)
+    other = None if against is None else running.find(against)
     if not quiet:
-        console.print(f"scoring the weights in {found} on the test split", soft_wrap=True)
+        weights = "the weights in" if other is None else f"the weights of every seed in {other} and"
+        console.print(f"scoring {weights} {found} on the test split", soft_wrap=True)
+    if other is not None:
+        comparison = comparing.compare((found, other), data_dir=data_dir, device=device, backend=backend)
+        _say_comparison(comparing.comparison_summary(comparison, studies.environment(device)), as_json=as_json)
+        return
     result = running.evaluate(found, data_dir=data_dir, device=device, backend=backend)
     _notice(result.dataset, console)
     _say_evaluation(result, running.evaluation_summary(result, studies.environment(device)), as_json=as_json)
@@ -365,39 +377,6 @@ def evaluate(
             file=sys.stderr,
         )
         raise typer.Exit(DISAGREES)
-
-
-@app.command(epilog="Example: nas compare studies/reference-8000 studies/reference-4000")
-def compare(
-    first: Annotated[str, typer.Argument(help="A full run's folder, or a study or its folder for the latest of it.")],
-    second: Annotated[str, typer.Argument(help="Another one.")],
-    data_dir: DataDir = None,
-    device: Device = "auto",
-    backend: BackendName = "auto",
-    quiet: Quiet = False,
-    as_json: AsJson = False,
-) -> None:
-    """Tell two full runs apart on the test split, or not: a paired bootstrap over its images and the runs' seeds.
-
-    Scores the weights of every seed again, some seconds each. Nothing is trained; both openings of the test split are
-    recorded.
-    """
-    from nas import compare as comparing
-    from nas import run as running
-    from nas import study as studies
-    from nas.train import choose_device
-
-    console = _console()
-    device = choose_device(device)
-
-    def heard(line: str) -> None:
-        if not quiet:
-            console.print(line, soft_wrap=True)
-
-    result = comparing.compare(
-        (running.find(first), running.find(second)), data_dir=data_dir, device=device, backend=backend, heard=heard
-    )
-    _say_comparison(comparing.comparison_summary(result, studies.environment(device)), as_json=as_json)
 
 
 @app.command(epilog="Example: nas show --top 5")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,7 @@ class Comparison:
         return low > 0 or high < 0
 
 
-def compare(
-    folders: tuple[Path, Path], *, data_dir: Path | None, device: str, backend: Backend,
-    heard: Callable[[str], None] = lambda _: None,
-) -> Comparison:  # fmt: skip
+def compare(folders: tuple[Path, Path], *, data_dir: Path | None, device: str, backend: Backend) -> Comparison:
     """Score the weights of every seed of two full runs on the test split, and resample images and seeds.
 
     Both openings are recorded, each beside its run. Raises `UsageError` for runs of two data sets, `StorageError` for
@@ -67,8 +64,7 @@ def compare(
     weights = [export.read_seeds(run) for run in (first, second)]
     hits = []
     for run, states in zip((first, second), weights, strict=True):
-        training, test = reopen(run, "compare", data_dir=data_dir, device=device)
-        heard(f"scoring the weights of {len(states)} seeds in {run.folder} on the test split")
+        training, test = reopen(run, "evaluate every seed of", data_dir=data_dir, device=device)
         rows = [
             train.hits(run.architecture, state, training, test, device=device, backend=backend).numpy()
             for state in states.values()

@@ -28,7 +28,7 @@ from nas.architecture import Architecture
 from nas.budget import Budget
 from nas.export import read_run
 
-COMMANDS = ["search", "tune", "train-best", "evaluate", "compare", "show", "count", "space", "dashboard"]
+COMMANDS = ["search", "tune", "train-best", "evaluate", "show", "count", "space", "dashboard"]
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +136,7 @@ def test_version_and_completion():
         (4, "no reference '8000'", ["train-best", "--reference", "8k"]),
         (4, "no full run in", ["evaluate"]),
         (4, "no full run in", ["evaluate", "nothing"]),
-        (4, "no full run in", ["compare", "nothing", "nothing"]),
+        (4, "no full run in", ["evaluate", "--against", "nothing"]),
         (4, "no study 'nothing'", ["dashboard", "--study", "nothing"]),
     ],
 )

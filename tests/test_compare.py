@@ -87,17 +87,21 @@ def test_every_seed_scores_as_its_run_did_and_both_openings_are_recorded(folders
         assert hits.shape == (2, 300)
         assert [100 * row.mean() for row in hits] == pytest.approx(list(made.result["final"].values()))
         lines = [json.loads(line) for line in (made.folder.parent / run.OPENINGS).read_text().splitlines()]
-        assert [line["purpose"] for line in lines] == ["full run", f"compare {made.folder.name}, {made.architecture}"]
+        assert [line["purpose"] for line in lines] == [
+            "full run",
+            f"evaluate every seed of {made.folder.name}, {made.architecture}",
+        ]
     low, high = result.interval
     assert low < result.difference < high
     assert result.told_apart == (low > 0 or high < 0)
 
 
 def test_it_is_said_which_one_is_ahead(folders):
-    code, out, err = toys.nas("compare", *map(str, folders), "--backend", "torch")
+    command = ["evaluate", str(folders[0]), "--against", str(folders[1]), "--backend", "torch"]
+    code, out, err = toys.nas(*command)
     assert code == 0
-    assert err.count("scoring the weights of 2 seeds in ") == 2
-    code, text, err = toys.nas("compare", *map(str, folders), "--backend", "torch", "--json", "--quiet")
+    assert f"scoring the weights of every seed in {folders[1]} and {folders[0]} on the test split" in err
+    code, text, err = toys.nas(*command, "--json", "--quiet")
     fields = json.loads(text)
     first, second = fields["runs"]
     assert fields["difference"] == pytest.approx(first["accuracy"] - second["accuracy"])
