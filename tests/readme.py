@@ -63,7 +63,7 @@ def rows(*, former: bool) -> list[tuple[int, str]]:
         found += "".join(f", then {defaults}" for end, defaults in FORMER.items() if folder.name.endswith(end))
         found += "" if (size := recipe["batch_size"]) == Recipe().batch_size else f", batch {size}"
         found += ", SOAP" if former and recipe["optimizer"] == "soap" else ""
-        found += "" if former or reason is None or "outranked" in reason["counts"] else ", plain evolution"
+        found += "" if former or reason is None or reason["counts"].get("outranked") else ", plain evolution"
         card = path.with_name("CARD.md").relative_to(ROOT).as_posix()
         row = (
             f"| {result['num_params']:,} | {result['last5_mean']:.3f}{sd} | {result['lowest_of_last5']:.2f} | "

@@ -189,7 +189,8 @@ def test_a_guided_search_trains_the_mutants_foretold_best_and_counts_the_others(
             study.tell(trial, 100 - 100 * loss)
         means[kind] = np.mean([trial.user_attrs["loss"] for trial in trials(study)[-20:]])
         outranked = [trial.user_attrs["discards"].get("outranked", 0) for trial in trials(study)]
-        learning = [0] * sampler.STARTUP_TRIALS + [(kind == "guided") * (sampler.MUTANTS - 1)] * (40 - 16)
+        startup = sampler.STARTUP_TRIALS
+        learning = [0] * startup + [(kind == "guided") * (sampler.MUTANTS - 1)] * (40 - startup)
         assert outranked == learning
     assert means["guided"] < means["evolution"]
 
