@@ -364,6 +364,7 @@ def evaluate(
         console.print(f"scoring {weights} {found} on the test split", soft_wrap=True)
     if other is not None:
         comparison = comparing.compare((found, other), data_dir=data_dir, device=device, backend=backend)
+        _notice(comparison.dataset, console)
         _say_comparison(comparing.comparison_summary(comparison, studies.environment(device)), as_json=as_json)
         return
     result = running.evaluate(found, data_dir=data_dir, device=device, backend=backend)

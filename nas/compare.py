@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas import export, train
+from nas import data, export, train
+from nas.data import Dataset
 from nas.errors import UsageError
 from nas.export import ExportedRun
 from nas.run import reopen
@@ -26,6 +27,7 @@ CHUNK = 250
 class Comparison:
     """Two full runs by the weights at the end of each seed; accuracies and differences in points of percent."""
 
+    dataset: Dataset
     runs: tuple[ExportedRun, ExportedRun]
     hits: tuple[NDArray[np.bool_], NDArray[np.bool_]]  # (seeds, images): which test images each seed has right
     differences: NDArray[np.float64]  # (resamples,): of the mean over seeds, the first run's less the second's
@@ -70,7 +72,10 @@ def compare(folders: tuple[Path, Path], *, data_dir: Path | None, device: str, b
             for state in states.values()
         ]
         hits.append(np.stack(rows))
-    return Comparison(runs=(first, second), hits=(hits[0], hits[1]), differences=resample(hits[0], hits[1]))
+    return Comparison(
+        dataset=data.named(names[0]), runs=(first, second), hits=(hits[0], hits[1]),
+        differences=resample(hits[0], hits[1]),
+    )  # fmt: skip
 
 
 def resample(

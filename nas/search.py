@@ -812,6 +812,9 @@ def _reason(
             verdict += f"; within chance of it: trial {', '.join(map(str, close))}"
     return {
         "study": study.study_name,
+        "sampler": settings.sampler,
+        "pruner": settings.pruner,
+        "seed": settings.seed,
         "verdict": verdict,
         "split": "validation, a part of the training set for each seed",
         "finalist_epochs": settings.finalist_epochs,

@@ -101,6 +101,7 @@ def test_it_is_said_which_one_is_ahead(folders):
     code, out, err = toys.nas(*command)
     assert code == 0
     assert f"scoring the weights of every seed in {folders[1]} and {folders[0]} on the test split" in err
+    assert "made up" in err  # the notice of the data set
     code, text, err = toys.nas(*command, "--json", "--quiet")
     fields = json.loads(text)
     first, second = fields["runs"]

@@ -622,6 +622,7 @@ def test_the_winner_has_the_best_mean_and_need_not_be_the_best_trial():
     assert text == outcome.finalists[0].schedule
     reason = json.loads((outcome.folder / "reason.json").read_text())
     assert reason["split"] == "validation, a part of the training set for each seed"
+    assert (reason["sampler"], reason["pruner"], reason["seed"]) == ("guided", "median", 0)
     assert [row["trial"] for row in reason["finalists"]] == [finalist.trial for finalist in outcome.finalists]
     assert reason["finalists"][0]["seeds"] == [1, 2]
     assert reason["counts"] == outcome.counts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import optuna
 import pytest
@@ -57,7 +58,7 @@ def test_as_shipped_draws_what_optuna_draws_and_trains_what_fits(ours):
 
 def record():
     """Two arms of two seeds; one search's winner is not trained fully yet."""
-    made = searches.load_new(OPTIONS)
+    made = toys.benchmark("records").load(Path("none.json"), OPTIONS, "searches", "finals")
     for key, schedule, trained in (
         ("evolution 0", "8 G C", 30),
         ("evolution 1", "9 G C", 34),

@@ -34,13 +34,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import records
 import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from nas import data, teacher
-from nas import study as studies
 from nas.architecture import Architecture
 from nas.data import TrainingData
 from nas.errors import NasError
@@ -141,21 +141,9 @@ def held_out() -> list[int]:
 # --- the record -------------------------------------------------------------------------------------------------------
 
 
-def load(path: Path, options: Options) -> dict[str, Any]:
-    """The record, or a new one; exits where it was made with other options."""
-    if not path.exists():
-        machine = studies.environment("cpu") | {"command": shlex.join(sys.argv)}
-        return {"options": asdict(options), "machine": machine, "repeats": {}}
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    for key, value in asdict(options).items():
-        if record["options"].get(key) != value:
-            raise SystemExit(f"{path} was made with {key} = {record['options'].get(key)}, not {value}: name another")
-    return record
-
-
 def compare(path: Path, options: Options, repeats: int) -> dict[str, Any]:
     """Run what the record lacks of all repeats, and add each half as soon as it is done."""
-    record = load(path, options)
+    record = records.load(path, asdict(options), "repeats")
     folder = path.resolve().with_name(f"{path.stem}-studies")
     folder.mkdir(parents=True, exist_ok=True)
     for seed in range(repeats):
@@ -169,7 +157,7 @@ def compare(path: Path, options: Options, repeats: int) -> dict[str, Any]:
             else:
                 half = run_plain(seed, options.times * halves["ours"]["seconds"], options, folder)
             halves[side] = {**half, "load_before": load_before}
-            write_atomic(path, json.dumps(record, indent=1) + "\n")
+            records.save(path, record)
     return record
 
 

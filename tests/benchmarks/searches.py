@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from threading import Lock
 from typing import Annotated, Any
 
 import optuna
+import records
 import torch
 import typer
 from optuna.samplers import TPESampler
@@ -41,7 +41,6 @@ from nas.architecture import Architecture
 from nas.budget import Budget, brief_epochs_of
 from nas.data import TrainingData
 from nas.errors import NasError, UsageError
-from nas.export import write_atomic
 from nas.run import LAST
 from nas.space import SearchSpace
 from nas.train import TEACHER, Recipe, train
@@ -145,7 +144,7 @@ def _settings(arm: str, seed: int, seconds: float | None, max_params: int) -> se
 def compare(path: Path, arms: tuple[str, ...], seeds: int, seconds: float, max_params: int) -> dict[str, Any]:
     """Run what the record lacks, as many at a time as there are cores; each is written as soon as it is done."""
     options = {"seconds": seconds, "max_params": max_params}
-    record = load(path, options)
+    record = records.load(path, options, "searches", "finals")
     folder, lock = path.resolve().with_name(f"{path.stem}-studies"), Lock()
     os.environ["NAS_STUDIES"] = str(folder)
     prepare(max_params)
@@ -156,7 +155,7 @@ def compare(path: Path, arms: tuple[str, ...], seeds: int, seconds: float, max_p
         row = _started(call)
         with lock:
             record[kind][key] = row
-            write_atomic(path, json.dumps(record, indent=1) + "\n")
+            records.save(path, record)
             progress.print(f"{kind}  {key}  {row}")
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # turn by turn, so that arms share what the machine does
@@ -171,21 +170,6 @@ def compare(path: Path, arms: tuple[str, ...], seeds: int, seconds: float, max_p
         ]
         list(threads.map(lambda each: keep(*each), finals))
     return record
-
-
-def load(path: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """The record, or a new one; exits where it was made with other options."""
-    if not path.exists():
-        return load_new(options)
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if record["options"] != options:
-        raise SystemExit(f"{path} was made with {record['options']}, not {options}: name another")
-    return record
-
-
-def load_new(options: dict[str, Any]) -> dict[str, Any]:
-    machine = studies.environment("cpu") | {"command": shlex.join(sys.argv)}
-    return {"options": options, "machine": machine, "searches": {}, "finals": {}}
 
 
 def _started(call: str) -> dict[str, Any]:
@@ -236,7 +220,7 @@ def table(record: dict[str, Any]) -> Table:
 
 def main(
     seeds: Annotated[int, typer.Option(min=1, help="Searches of each arm, with the seeds 0, 1, ...")] = 3,
-    seconds: Annotated[float, typer.Option(min=1, help="Of each search, its finalists included.")] = 600,
+    seconds: Annotated[float, typer.Option(min=1, help="Of each search, its finalists included.")] = 1000,
     max_params: Annotated[int, typer.Option(min=500, help="The cap.")] = 8000,
     arm: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(ARMS)}; all unless said.")] = None,
     record: Annotated[Path, typer.Option(help="The JSON file that keeps what is done.")] = RECORD,
