@@ -1,0 +1,28 @@
+"""The record of a benchmark of hours: a JSON file that keeps what is done, so that it is not done again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from nas import study as studies
+from nas.export import write_atomic
+
+
+def load(path: Path, options: dict[str, Any], *parts: str) -> dict[str, Any]:
+    """The record at `path`, or a new one with its parts empty; exits where it was made with other options."""
+    if not path.exists():
+        machine = studies.environment("cpu") | {"command": shlex.join(sys.argv)}
+        return {"options": options, "machine": machine, **{part: {} for part in parts}}
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for key, value in options.items():
+        if record["options"].get(key) != value:
+            raise SystemExit(f"{path} was made with {key} = {record['options'].get(key)}, not {value}: name another")
+    return record
+
+
+def save(path: Path, record: dict[str, Any]) -> None:
+    write_atomic(path, json.dumps(record, indent=1) + "\n")
