@@ -88,6 +88,18 @@ def test_regret_is_to_the_best_winner_of_those_trained_fully(capsys):
         assert shown in evolution
 
 
+def test_regret_is_to_the_best_known_network_too(capsys):
+    known = record()
+    for seed in searches.FINAL_SEEDS:
+        known["finals"][f"5 5 G C {seed}"] = {"last5": 99.7}
+    Console(width=160).print(searches.table(known))
+    out = capsys.readouterr().out
+    assert "the best 99.700, 5 5 G C" in " ".join(out.split())
+    (random,) = (line for line in out.splitlines() if "random" in line and "40" in line)
+    assert "0.190" in random
+    assert "0 of 1" in random
+
+
 def test_what_is_done_is_kept_and_not_done_again(tmp_path, monkeypatch):
     calls = []
 
@@ -110,6 +122,8 @@ def test_what_is_done_is_kept_and_not_done_again(tmp_path, monkeypatch):
     assert list(done["searches"]) == ["random 0", "tpe 0"]
     assert list(done["finals"]) == [f"8 G C {seed}" for seed in searches.FINAL_SEEDS]  # of one winner, once
     assert done == json.loads(path.read_text())
+    done = searches.compare(path, ("random", "tpe"), 1, 60.0, 8000, ("9 G C",))
+    assert f"9 G C {searches.FINAL_SEEDS[-1]}" in done["finals"]
     with pytest.raises(SystemExit, match="name another"):
         searches.compare(path, ("random",), 1, 61.0, 8000)
 

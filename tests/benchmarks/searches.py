@@ -11,7 +11,8 @@
   finalists are those of the others.
 * Each winner is then trained for 15 epochs on the search's training split, with its teacher and the seeds 100 and 101,
   and scored by last-5 on the validation split. All arms chose on these same images. The test split is not opened.
-* Regret is to the best winner of all. A row is in the record as soon as it is done, and not done again.
+* Regret is to the best of all winners and of the networks that `--beside` names, the best known for the cap, which are
+  trained as the winners are. A row is in the record as soon as it is done, and not done again.
 """
 
 from __future__ import annotations
@@ -141,7 +142,9 @@ def _settings(arm: str, seed: int, seconds: float | None, max_params: int) -> se
 # --- the record -------------------------------------------------------------------------------------------------------
 
 
-def compare(path: Path, arms: tuple[str, ...], seeds: int, seconds: float, max_params: int) -> dict[str, Any]:
+def compare(
+    path: Path, arms: tuple[str, ...], seeds: int, seconds: float, max_params: int, beside: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Run what the record lacks, as many at a time as there are cores; each is written as soon as it is done."""
     options = {"seconds": seconds, "max_params": max_params}
     record = records.load(path, options, "searches", "finals")
@@ -164,7 +167,7 @@ def compare(path: Path, arms: tuple[str, ...], seeds: int, seconds: float, max_p
             ("searches", f"{arm} {seed}", f"searched({arm!r}, {seed}, {seconds}, {max_params})") for arm, seed in wanted
         ]
         list(threads.map(lambda each: keep(*each), calls))
-        schedules = dict.fromkeys(row["schedule"] for row in record["searches"].values())
+        schedules = dict.fromkeys([*(row["schedule"] for row in record["searches"].values()), *beside])
         finals = [
             ("finals", f"{text} {seed}", f"finished({text!r}, {seed})") for seed in FINAL_SEEDS for text in schedules
         ]
@@ -185,24 +188,33 @@ def _started(call: str) -> dict[str, Any]:
     return found
 
 
+def full_runs(record: dict[str, Any]) -> dict[str, float]:
+    """By schedule: its mean last-5 over the final seeds, of those that have them all."""
+    found: dict[str, list[float]] = {}
+    for key, run in record["finals"].items():
+        schedule, seed = key.rsplit(" ", 1)
+        if int(seed) in FINAL_SEEDS:
+            found.setdefault(schedule, []).append(run["last5"])
+    return {schedule: statistics.fmean(each) for schedule, each in found.items() if len(each) == len(FINAL_SEEDS)}
+
+
 def results(record: dict[str, Any]) -> dict[str, list[tuple[int, float]]]:
-    """By arm: (seed, last-5 of its winner over the final seeds), of the searches whose winner has all of these."""
-    found: dict[str, list[tuple[int, float]]] = {}
+    """By arm: (seed, mean last-5 of its winner), of the searches whose winner is trained fully."""
+    means, found = full_runs(record), dict[str, list[tuple[int, float]]]()
     for key, row in record["searches"].items():
         arm, seed = key.rsplit(" ", 1)
-        runs = [record["finals"].get(f"{row['schedule']} {final}") for final in FINAL_SEEDS]
-        if all(runs):
-            found.setdefault(arm, []).append((int(seed), statistics.fmean(run["last5"] for run in runs)))
+        if row["schedule"] in means:
+            found.setdefault(arm, []).append((int(seed), means[row["schedule"]]))
     return found
 
 
 def table(record: dict[str, Any]) -> Table:
     options, machine, found = record["options"], record["machine"], results(record)
-    best = max((last5 for rows in found.values() for _, last5 in rows), default=0.0)
+    schedule, best = max(full_runs(record).items(), key=lambda each: each[1], default=("", 0.0))
     shown = Table(
         title=f"Searches of {options['seconds'] / 60:g} min on one core, at most {options['max_params']:,} parameters, "
         f"without the published designs: last-5 of their winners on validation, mean of {len(FINAL_SEEDS)} seeds; "
-        f"the best {best:.3f}",
+        f"the best {best:.3f}, {schedule}",
         caption=f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}, {machine['time']}",
     )
     for heading in ("proposed by", "trained", "of each search", "mean", "regret", "within 0.05 of the best"):
@@ -223,6 +235,7 @@ def main(
     seconds: Annotated[float, typer.Option(min=1, help="Of each search, its finalists included.")] = 1000,
     max_params: Annotated[int, typer.Option(min=500, help="The cap.")] = 8000,
     arm: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(ARMS)}; all unless said.")] = None,
+    beside: Annotated[list[str] | None, typer.Option(help="A schedule to train fully as well, for the regret.")] = None,
     record: Annotated[Path, typer.Option(help="The JSON file that keeps what is done.")] = RECORD,
     only_table: Annotated[bool, typer.Option("--table", help="Run nothing; show the record.")] = False,
 ) -> None:
@@ -233,7 +246,7 @@ def main(
         if only_table:
             done = json.loads(record.read_text(encoding="utf-8"))
         else:
-            done = compare(record, tuple(arm or ARMS), seeds, seconds, max_params)
+            done = compare(record, tuple(arm or ARMS), seeds, seconds, max_params, tuple(beside or ()))
     except (NasError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from None
     Console(width=None if sys.stdout.isatty() else 160).print(table(done))
