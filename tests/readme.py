@@ -108,7 +108,26 @@ def fidelity() -> str:
     return "\n".join(lines)
 
 
-PARTS = {"results": results, "former": former, "count": count, "fidelity": fidelity}
+def searches() -> str:
+    """What real searches of one wall-clock came to, by what proposed."""
+    benchmark = toys.benchmark("searches")
+    record = json.loads((ROOT / "studies" / "searches.json").read_text(encoding="utf-8"))
+    schedule, best = benchmark.best_of(record)
+    lines = [
+        "| proposed by | trained | the winners' last-5 | mean | regret | within 0.05 of the best |",
+        "|-|-|-|-|-|-|",
+    ]
+    for row in benchmark.standings(record):
+        scores = ", ".join(f"{score:.3f}" for score in row["scores"])
+        lines.append(
+            f"| {row['arm']} | {row['trained']:.0f} | {scores} | {row['mean']:.3f} | {row['regret']:.3f} | "
+            f"{row['near']} of {len(row['scores'])} |"
+        )
+    lines.append(f"\nThe best network trained beside them is `{schedule}`, {best:.3f}.")
+    return "\n".join(lines)
+
+
+PARTS = {"results": results, "former": former, "count": count, "fidelity": fidelity, "searches": searches}
 
 
 def generated(text: str) -> str:

@@ -208,25 +208,40 @@ def results(record: dict[str, Any]) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
+def best_of(record: dict[str, Any]) -> tuple[str, float]:
+    """The best network trained fully, by its schedule, and its last-5."""
+    return max(full_runs(record).items(), key=lambda each: each[1], default=("", 0.0))
+
+
+def standings(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each arm, the best mean first; `near` counts the winners within 0.05 points of the best network."""
+    best, rows = best_of(record)[1], []
+    for arm, winners in results(record).items():
+        scores = [last5 for _, last5 in sorted(winners)]
+        rows.append(
+            {
+                "arm": arm, "scores": scores, "mean": statistics.fmean(scores),
+                "trained": statistics.fmean(record["searches"][f"{arm} {seed}"]["trained"] for seed, _ in winners),
+                "regret": best - statistics.fmean(scores), "near": sum(score >= best - 0.05 for score in scores),
+            }
+        )  # fmt: skip
+    return sorted(rows, key=lambda row: -row["mean"])
+
+
 def table(record: dict[str, Any]) -> Table:
-    options, machine, found = record["options"], record["machine"], results(record)
-    schedule, best = max(full_runs(record).items(), key=lambda each: each[1], default=("", 0.0))
+    options, machine, (schedule, best) = record["options"], record["machine"], best_of(record)
     shown = Table(
-        title=f"Searches of {options['seconds'] / 60:g} min on one core, at most {options['max_params']:,} parameters, "
+        title=f"Searches of {options['seconds'] / 60:.0f} min on one core, under {options['max_params']:,} parameters, "
         f"without the published designs: last-5 of their winners on validation, mean of {len(FINAL_SEEDS)} seeds; "
         f"the best {best:.3f}, {schedule}",
         caption=f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}, {machine['time']}",
     )
     for heading in ("proposed by", "trained", "of each search", "mean", "regret", "within 0.05 of the best"):
         shown.add_column(heading, justify="left" if heading == "proposed by" else "right", no_wrap=True)
-    for arm, rows in sorted(found.items(), key=lambda each: -statistics.fmean(last5 for _, last5 in each[1])):
-        scores = [last5 for _, last5 in sorted(rows)]
-        trained = [record["searches"][f"{arm} {seed}"]["trained"] for seed, _ in rows]
-        mean, near = statistics.fmean(scores), sum(score >= best - 0.05 for score in scores)
-        shown.add_row(
-            arm, f"{statistics.fmean(trained):.0f}", ", ".join(f"{score:.3f}" for score in scores), f"{mean:.3f}",
-            f"{best - mean:.3f}", f"{near} of {len(scores)}",
-        )  # fmt: skip
+    for row in standings(record):
+        scores = ", ".join(f"{score:.3f}" for score in row["scores"])
+        near = f"{row['near']} of {len(row['scores'])}"
+        shown.add_row(row["arm"], f"{row['trained']:.0f}", scores, f"{row['mean']:.3f}", f"{row['regret']:.3f}", near)
     return shown
 
 
