@@ -123,7 +123,7 @@ def searches() -> str:
             f"| {row['arm']} | {row['trained']:.0f} | {scores} | {row['mean']:.3f} | {row['regret']:.3f} | "
             f"{row['near']} of {len(row['scores'])} |"
         )
-    lines.append(f"\nThe best network trained beside them is `{schedule}`, {best:.3f}.")
+    lines.append(f"\nThe best of all is `{schedule}`, {best:.3f}.")
     return "\n".join(lines)
 
 

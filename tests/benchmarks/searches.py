@@ -1,6 +1,6 @@
 """Real searches of one wall-clock by every way to propose, and what their winners come to when trained fully.
 
-    python tests/benchmarks/searches.py                # all arms, seeds 0 to 2; two hours on two cores
+    python tests/benchmarks/searches.py                # all arms, seeds 0 to 2; three hours on two cores
     python tests/benchmarks/searches.py --table        # what the record holds so far
 
 * A search is `nas search` under the cap with one worker, without the published designs, its time limit the same for
