@@ -34,7 +34,7 @@ from nas.data import TrainingData
 from nas.errors import InfeasibleError, StorageError
 from nas.export import export_winner, write_weights
 from nas.sampler import Proposer, Sampler, rank
-from nas.space import Params, SearchSpace
+from nas.space import Params, SearchSpace, twin
 from nas.train import Recipe, Run
 from nas.workers import Job, Message, Pool
 
@@ -336,7 +336,7 @@ def ask(study: Study, space: SearchSpace) -> tuple[Trial, Architecture] | None:
         for key, value in attributes.items():
             trial.set_user_attr(key, value)
         for other in study.get_trials(deepcopy=False):
-            same = other.number != trial.number and other.user_attrs.get("schedule") == schedule
+            same = other.number != trial.number and other.user_attrs.get("schedule") in (schedule, twin(schedule))
             # Of two drawn at once both may yield: neither can know whether the other has looked already.
             first = other.number < trial.number or "enqueued" not in trial.user_attrs
             if same and first and not other.user_attrs.get("interrupted"):

@@ -216,14 +216,18 @@ class SearchSpace:
             return None
 
     def check(self, params: Mapping[str, Any], seen: Collection[str]) -> tuple[Architecture | None, str | None]:
-        """The schedule, or why it is discarded: one of `DISCARDS`. Builds nothing; some 50 microseconds."""
+        """The schedule, or why it is discarded: one of `DISCARDS`. Builds nothing; some 50 microseconds.
+
+        A schedule is a duplicate where `seen` has it or its `twin`.
+        """
         try:
             architecture = self.decode(params)
         except UsageError:
             return None, ILLEGAL
         if not self.budget.admits(architecture.num_params, architecture.macs):
             return None, OVER_CAP
-        return (None, DUPLICATE) if str(architecture) in seen else (architecture, None)
+        schedule = str(architecture)
+        return (None, DUPLICATE) if schedule in seen or twin(schedule) in seen else (architecture, None)
 
     def random(self, rng: np.random.Generator, share: float | None = None) -> Params:
         """A point to start from: widths that grow from stage to stage, scaled to most of the budget, or a share of it.
@@ -453,6 +457,16 @@ class SearchSpace:
                 f"no schedule of the space has {self.budget}: within the first cap, the smallest has {least:,} MACs; "
                 "raise one of them"
             )
+
+
+def twin(schedule: str) -> str:
+    """The schedule of the same network with `G` and the classifier in the other order; itself where there is none.
+
+    The mean of a linear map is the map of the mean. In a search under 1,000 parameters 13 of 162 trials were twins of
+    others, and of its five leaders two were one network.
+    """
+    *body, one, other = schedule.split()
+    return " ".join((*body, other, one)) if {one[0], other[0]} == {"C", "G"} else schedule
 
 
 def survey(space: SearchSpace, *, samples: int, seed: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, IntDistribution
@@ -16,6 +17,7 @@ from strategies import architectures
 from nas.architecture import KNOWN, Architecture
 from nas.budget import Budget
 from nas.errors import InfeasibleError, UsageError
+from nas.model import build
 from nas.space import (
     DISCARDS,
     DUPLICATE,
@@ -28,6 +30,7 @@ from nas.space import (
     STAGES,
     SearchSpace,
     survey,
+    twin,
 )
 
 SHAPES = ((1, 28, 28), (3, 32, 32), (1, 16, 16), (1, 4, 4), (2, 9, 13), (1, 1, 1))
@@ -168,6 +171,25 @@ def test_a_check_says_why(it, seed):
             assert over.num_params > (it.budget.max_params or 10**12) or over.macs > (it.budget.max_macs or 10**12)
 
 
+@given(architectures())
+def test_a_twin_is_the_same_network_and_a_duplicate(architecture):
+    text = str(architecture)
+    other = Architecture.parse(twin(text), input_shape=architecture.input_shape)
+    assert twin(str(other)) == text
+    assert other.num_params == architecture.num_params
+    images = torch.randn(2, *architecture.input_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():  # the same seed draws the same weights
+        one, two = (build(each, seed=0).eval()(images) for each in (architecture, other))
+    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+    it = space(None, max_macs=10**9)
+    for head, turned in (("C G", "G C"), ("Cb G", "G Cb"), ("G C", "C G")):
+        params = it.random(np.random.default_rng(0)) | {"head": head}
+        schedule = str(it.decode(params))
+        assert twin(schedule) == schedule.removesuffix(head) + turned
+        assert it.check(params, {twin(schedule)}) == (None, DUPLICATE)
+    assert twin("8 G 9k1bn C") == "8 G 9k1bn C"
+
+
 def test_a_cap_is_inclusive():
     architecture = Architecture.parse(KNOWN[0].text)
     params = space(8000).encode(architecture)
@@ -222,14 +244,17 @@ def test_a_proposal_is_new_within_the_caps_and_accounted_for(it, seed):
 def test_proposals_never_repeat():
     it, rng = space(8000), np.random.default_rng(0)
     few = [params for params in (it.random(rng) for _ in range(50)) if it.check(params, ())[1] is None][:40]
-    distinct = {str(it.decode(params)) for params in few}
+    distinct: set[str] = set()
+    for params in few:
+        schedule = str(it.decode(params))
+        distinct |= set() if twin(schedule) in distinct else {schedule}
     seen: set[str] = set()
     duplicates = 0
     for _ in range(len(distinct)):
         params, discards, _ = it.propose(lambda n: few[n % len(few)], seen)
         duplicates += discards[DUPLICATE]
         seen.add(str(it.decode(params)))
-    assert seen == distinct
+    assert {frozenset((text, twin(text))) for text in seen} == {frozenset((text, twin(text))) for text in distinct}
     assert duplicates > 0
     with pytest.raises(InfeasibleError, match=r"duplicate.*have been tried") as caught:
         it.propose(lambda n: few[n % len(few)], seen, tries=5)
