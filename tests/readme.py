@@ -31,7 +31,7 @@ HEADER = "| parameters | last-5 | lowest | seeds | network | from |\n|-|-|-|-|-|
 
 
 def results() -> str:
-    """A row for each reference run with today's recipe, the largest network first, and the public figures below."""
+    """A row for each cap's run with today's recipe, the largest network first, and the public figures below."""
     public = [
         (-known.num_params, f"| {known.num_params:,} | {known.result} | | 1 | `{known.text}` | public figure |")
         for known in KNOWN
@@ -41,7 +41,7 @@ def results() -> str:
 
 
 def former() -> str:
-    """A row for each reference run with an earlier recipe."""
+    """A row for each run with an earlier recipe, and for those that a later search of the same cap replaced."""
     return HEADER + "\n".join(row for _, row in rows(former=True))
 
 
@@ -51,10 +51,11 @@ def rows(*, former: bool) -> list[tuple[int, str]]:
     for path in (ROOT / "studies").glob("reference-*/full-run-*/result.json"):
         result = json.loads(path.read_text(encoding="utf-8"))
         recipe = result["recipe"]
-        if (recipe["optimizer"] == "adamw" or not recipe["settle"]) != former:
+        folder = path.parent.parent
+        replaced = not re.fullmatch(r"reference-\d+", folder.name)
+        if (replaced or recipe["optimizer"] == "adamw" or not recipe["settle"]) != former:
             continue
         sd = "" if result["last5_sd"] is None else f" ± {result['last5_sd']:.3f}"
-        folder = path.parent.parent
         search = folder / "best" / "reason.json"
         reason = json.loads(search.read_text(encoding="utf-8")) if search.is_file() else None
         found = f"`{reason['command']}`" if reason else "hand-made"
@@ -63,7 +64,9 @@ def rows(*, former: bool) -> list[tuple[int, str]]:
         found += "".join(f", then {defaults}" for end, defaults in FORMER.items() if folder.name.endswith(end))
         found += "" if (size := recipe["batch_size"]) == Recipe().batch_size else f", batch {size}"
         found += ", SOAP" if former and recipe["optimizer"] == "soap" else ""
-        found += "" if former or reason is None or reason["counts"].get("outranked") else ", plain evolution"
+        if recipe["settle"]:
+            found += ", settled" if former else ""
+            found += "" if reason is None or reason["counts"].get("outranked") else ", plain evolution"
         card = path.with_name("CARD.md").relative_to(ROOT).as_posix()
         row = (
             f"| {result['num_params']:,} | {result['last5_mean']:.3f}{sd} | {result['lowest_of_last5']:.2f} | "
