@@ -13,6 +13,8 @@ import optuna
 import pytest
 import torch
 import toys
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FixedTrial, TrialState
 from rich.console import Console
 from torch.utils.data import TensorDataset
@@ -42,13 +44,14 @@ def options(tmp_path, monkeypatch) -> argparse.Namespace:
     ticks = itertools.count()  # seconds, whatever the machine does: a batch takes one, the end of a trial two
     monkeypatch.setattr(plain_search, "time", argparse.Namespace(perf_counter=lambda: float(next(ticks))))
     return argparse.Namespace(
-        max_params=100_000, threshold=101.0, timeout=1000.0, seed=0, storage=optuna.storages.InMemoryStorage(),
+        max_params=100_000, threshold=101.0, timeout=1000.0, seed=0, journal=tmp_path / "plain.journal",
         validation=None, workers=0, data_dir=tmp_path,
     )  # fmt: skip
 
 
 def study_of(options: argparse.Namespace) -> optuna.Study:
-    return optuna.load_study(study_name=f"plain-{options.max_params}-seed{options.seed}", storage=options.storage)
+    storage = JournalStorage(JournalFileBackend(str(options.journal)))
+    return optuna.load_study(study_name=f"plain-{options.max_params}-seed{options.seed}", storage=storage)
 
 
 def never(*_: Any) -> Any:
@@ -129,8 +132,8 @@ def test_the_time_limit_is_kept_in_the_middle_of_a_trial(options, monkeypatch):
     assert plain_search.search(options) == found
 
 
-def test_a_resumed_plain_study_adds_its_seconds_and_draws_on(options, tmp_path):
-    options.storage, options.timeout = f"sqlite:///{tmp_path / 'plain.db'}", 9
+def test_a_resumed_plain_study_adds_its_seconds_and_draws_on(options):
+    options.timeout = 9
     first = plain_search.search(options)
     assert 9 <= first["seconds"] < 13
     killed = study_of(options).ask()

@@ -18,7 +18,8 @@
   running, no power saving, OMP_NUM_THREADS and the like unset (they are taken out for what is started here).
 * A finished half of a repeat is in the record at once, and not done again. A half of ours that was cut starts anew, in
   an empty folder, so that its time is whole; one of plain goes on from its last finished trial. The studies lie beside
-  the record, in a folder of its name and `-studies`.
+  the record, in a folder of its name and `-studies`; plain's journals are kept with the record, so that a half of hours
+  may go on in another checkout. Where it does, its machine should be the same: a half names the one that finished it.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nas import data, teacher
+from nas import study as studies
 from nas.architecture import Architecture
 from nas.data import TrainingData
 from nas.errors import NasError
@@ -112,7 +114,7 @@ def run_plain(seed: int, seconds: float, options: Options, folder: Path) -> dict
     write_atomic(indices, "\n".join(map(str, held_out())) + "\n")
     arguments = {
         "max-params": options.max_params, "threshold": options.threshold, "timeout": seconds, "seed": seed,
-        "storage": f"sqlite:///{folder / f'plain-{seed}.db'}", "validation": indices, "data-dir": data.locate(None),
+        "journal": folder / f"plain-{seed}.journal", "validation": indices, "data-dir": data.locate(None),
     }  # fmt: skip
     said = start([str(HERE / "plain_search.py"), *(f"--{name}={value}" for name, value in arguments.items())])
     found: dict[str, Any] = json.loads(said.splitlines()[-1])
@@ -156,7 +158,7 @@ def compare(path: Path, options: Options, repeats: int) -> dict[str, Any]:
                 half = run_ours(seed, options, folder)
             else:
                 half = run_plain(seed, options.times * halves["ours"]["seconds"], options, folder)
-            halves[side] = {**half, "load_before": load_before}
+            halves[side] = {**half, "load_before": load_before, "machine": studies.environment("cpu")}
             records.save(path, record)
     return record
 

@@ -12,8 +12,8 @@ after `--timeout` seconds; the trial that these cut counts as pruned.
 * Images pass one by one through torchvision's transforms in the worker processes of a DataLoader, `--workers` of them
   for training, one a core unless said, and as many for validation; all live as long as the study, and torch has its own
   number of threads besides.
-* Run again, it goes on from its storage. Its seconds are those up to the end of the last trial: one that was killed
-  counts neither as work nor as time, and is left as failed.
+* Run again, it goes on from its journal, a text file that `optuna-dashboard` opens as well. Its seconds are those up to
+  the end of the last trial: one that was killed counts neither as work nor as time, and is left as failed.
 * The last line is JSON: whether the threshold was reached, seconds over all runs, trials by state, the best trial.
 """
 
@@ -30,6 +30,8 @@ from typing import Any
 
 import optuna
 import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from torch import Tensor, nn
@@ -123,7 +125,8 @@ def search(options: argparse.Namespace) -> dict[str, Any]:
     """Run or resume the study of this cap and seed; what it came to."""
     began = time.perf_counter()
     study = optuna.create_study(
-        study_name=f"plain-{options.max_params}-seed{options.seed}", storage=options.storage, direction="maximize",
+        study_name=f"plain-{options.max_params}-seed{options.seed}", direction="maximize",
+        storage=JournalStorage(JournalFileBackend(str(options.journal))),
         pruner=optuna.pruners.MedianPruner(n_warmup_steps=2), load_if_exists=True,
     )  # fmt: skip
     for killed in study.get_trials(states=(TrialState.RUNNING,)):
@@ -169,7 +172,7 @@ def main() -> None:
     add("--threshold", type=float, default=99.45, help="validation accuracy in percent to reach (default 99.45)")
     add("--timeout", type=float, default=3600, help="seconds over all runs of the study (default 3600)")
     add("--seed", type=int, default=0, help="of the draws and of the weights (default 0)")
-    add("--storage", default="sqlite:///plain.db", help="Optuna storage URL (default sqlite:///plain.db)")
+    add("--journal", type=Path, default=Path("plain.journal"), help="of its trials (default plain.journal)")
     add("--validation", type=Path, metavar="FILE", help="indices of the validation images, one a line")
     add("--workers", type=int, default=cores, help="DataLoader processes (default: one for each core)")
     add("--data-dir", type=Path, default=Path(os.environ.get("NAS_DATA_DIR", "data")), help="where MNIST is")
