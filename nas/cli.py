@@ -679,7 +679,7 @@ def _say_outcome(
     console.print(report.finalists(outcome.reason))
     console.print(f"\n{report.account(outcome.counts)}")
     cut = "; the time limit cut it short: run it again to go on" if outcome.cut else ""
-    console.print(f"{report.duration(outcome.seconds)}{cut}")
+    console.print(f"{report.duration(outcome.seconds)}{cut}\n{report.cost(outcome.reason)}")
     if not found.comparable:
         console.print(f"No verdict on the target: {found.title} is not full MNIST.", style="yellow")
     if quiet:

@@ -160,6 +160,13 @@ def finalists(reason: Mapping[str, Any]) -> RenderableType:
     )
 
 
+def cost(reason: Mapping[str, Any]) -> str:
+    """What the trainings of a `reason.json` took, those of all runs of the search; a worker's time."""
+    taught = reason.get("teacher")
+    teachers = f", their {taught['trained']} teachers {duration(taught['seconds'])}" if taught else ""
+    return f"{reason['trainings']} trainings took {duration(reason['training_seconds'])}{teachers} of workers' time"
+
+
 def recipes(reason: Mapping[str, Any], *, top: int = 8) -> RenderableType:
     """The best recipes of a recipe study's `reason.json` beside the default one, which is its trial 0."""
     numbers = ("trial", "mean", "sd", "n", "difference", "interval")

@@ -824,8 +824,16 @@ def _reason(
         **({"front": front_of(finalists)} if settings.pareto else {}),
         "best_brief_trial": {"trial": best.number, "value": best.value, "schedule": best.user_attrs["schedule"]},
         "counts": studies.counts(study),
+        **_cost(study),
         **record,
     }
+
+
+def _cost(study: Study) -> dict[str, Any]:
+    """What the trainings of a study took so far: brief trials and finalists, a worker's seconds; not their teachers."""
+    trials = (*study.get_trials(deepcopy=False), *studies.finalists(study).get_trials(deepcopy=False))
+    spent = [trial.user_attrs["seconds"] for trial in trials if "seconds" in trial.user_attrs]
+    return {"trainings": len(spent), "training_seconds": round(sum(spent), 1)}
 
 
 def _export(

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import toys
 
@@ -58,7 +59,7 @@ def rows(*, former: bool) -> list[tuple[int, str]]:
         sd = "" if result["last5_sd"] is None else f" ± {result['last5_sd']:.3f}"
         search = folder / "best" / "reason.json"
         reason = json.loads(search.read_text(encoding="utf-8")) if search.is_file() else None
-        found = f"`{reason['command']}`" if reason else "hand-made"
+        found = f"`{reason['command']}`{cost(reason)}" if reason else "hand-made"
         if result.get("teacher"):
             found += ", distilled" if reason is None or "teacher" in reason else ", distilled, searched without"
         found += "".join(f", then {defaults}" for end, defaults in FORMER.items() if folder.name.endswith(end))
@@ -74,6 +75,15 @@ def rows(*, former: bool) -> list[tuple[int, str]]:
         )
         lines.append((-result["num_params"], row))
     return sorted(lines)
+
+
+def cost(reason: dict[str, Any]) -> str:
+    """The trials of a search, and the minutes of a core that they, its finalists and its teachers took, where known."""
+    trials = reason["counts"]["complete"] + reason["counts"]["pruned"] + reason["counts"]["fail"]
+    if "training_seconds" not in reason:
+        return f", {trials} trials"
+    seconds = reason["training_seconds"] + reason["teacher"]["seconds"]
+    return f", {trials} trials, {seconds / 60:.0f} min of a core"
 
 
 def count() -> str:

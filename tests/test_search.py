@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 from safetensors.torch import load_file
 from scipy import stats
 
-from nas import sampler, search
+from nas import report, sampler, search
 from nas import study as studies
 from nas.architecture import KNOWN, Architecture, Conv
 from nas.errors import InfeasibleError, NasError, StorageError, UsageError
@@ -626,6 +626,21 @@ def test_the_winner_has_the_best_mean_and_need_not_be_the_best_trial():
     assert [row["trial"] for row in reason["finalists"]] == [finalist.trial for finalist in outcome.finalists]
     assert reason["finalists"][0]["seeds"] == [1, 2]
     assert reason["counts"] == outcome.counts
+
+
+def test_a_search_says_what_its_trainings_took():
+    """Those of all of its runs, pruned ones and finalists among them."""
+    study = toys.open_study()
+    for total in (3, 6):
+        outcome = toys.run(toys.Pool(), study=study, trials=total)
+    scores = [*trials(study), *trials(studies.finalists(study))]
+    spent = [trial.user_attrs["seconds"] for trial in scores]
+    assert outcome.reason["trainings"] == len(spent) > 8
+    assert outcome.reason["training_seconds"] == pytest.approx(sum(spent), abs=0.1)
+    assert "trainings took" in report.cost(outcome.reason)
+    assert "teachers" not in report.cost(outcome.reason)
+    taught = {**outcome.reason, "training_seconds": 3700.0, "teacher": {"trained": 2, "seconds": 75.0}}
+    assert report.cost(taught).endswith("took 1 h 1 min, their 2 teachers 1 min 15 s of workers' time")
 
 
 def finalist(trial, num_params, *scores):
