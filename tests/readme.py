@@ -78,8 +78,8 @@ def rows(*, former: bool) -> list[tuple[int, str]]:
 
 
 def cost(reason: dict[str, Any]) -> str:
-    """The trials of a search, and the minutes of a core that they, its finalists and its teachers took, where known."""
-    trials = reason["counts"]["complete"] + reason["counts"]["pruned"] + reason["counts"]["fail"]
+    """The trials of a search, and the minutes of a core that all its trainings took, where known."""
+    trials = reason["counts"]["complete"] + reason["counts"]["pruned"]
     if "training_seconds" not in reason:
         return f", {trials} trials"
     seconds = reason["training_seconds"] + reason["teacher"]["seconds"]
