@@ -82,7 +82,7 @@ def cost(reason: dict[str, Any]) -> str:
     trials = reason["counts"]["complete"] + reason["counts"]["pruned"]
     if "training_seconds" not in reason:
         return f", {trials} trials"
-    seconds = reason["training_seconds"] + reason["teacher"]["seconds"]
+    seconds = reason["training_seconds"] + reason.get("teacher", {"seconds": 0})["seconds"]
     return f", {trials} trials, {seconds / 60:.0f} min of a core"
 
 
