@@ -246,10 +246,10 @@ class RunView:
         elif message.epoch is not None and not self.quiet:
             epoch = message.epoch
             lead = f"{who}  " if self.many or who == "teacher" else ""
+            test = f"test loss {epoch.loss:.4f}  Accuracy: {epoch.correct}/{epoch.count} ({epoch.accuracy:.2f}%)  "
             self._print(
                 f"{lead}epoch {epoch.number:>2}  loss {epoch.train_loss:.4f}  train {epoch.train_accuracy:.2f} %  "
-                f"test loss {epoch.loss:.4f}  Accuracy: {epoch.correct}/{epoch.count} ({epoch.accuracy:.2f}%)  "
-                f"{epoch.seconds:.1f} s"
+                f"{'' if message.job.blind else test}{epoch.seconds:.1f} s"
             )
 
     def _lesson(self, message: Message) -> None:

@@ -68,31 +68,37 @@ def lessons(
     """A lesson for each fold of `wanted` (0: the images as they are), for as many epochs of a student as it says.
 
     What is not kept yet is made: the teachers, one for each of `groups`, with `epochs` epochs of their own, all at once
-    on the pool's workers, and then their answers. A file is written when it is whole; killed before, that part is done
+    on the pool's workers, and then their answers. With no validation split, what the pool scores on is a test split,
+    and no teacher is scored on that. A file is written when it is whole; killed before, that part is done
     again. `student` gives the images' shape and classes alone. Raises `NasError` when a training fails.
     """
     architecture = train.teacher_of(recipe, student)
     alone = dataclasses.replace(train.teacher_recipe(recipe), epochs=epochs)
     homes = {group: _home(architecture, alone, training, group) for group in groups(wanted, training)}
     jobs = [
-        Job(key="teacher", architecture=architecture, recipe=alone, seed=SEED, fold=group[0], unseen=group[1:])
+        Job(
+            key="teacher", architecture=architecture, recipe=alone, seed=SEED, fold=group[0], unseen=group[1:],
+            blind=training.validation is None,
+        )
         for group, home in homes.items()
         if not (home / "teacher.json").is_file()
-    ]
+    ]  # fmt: skip
     for message in each(jobs, pool, heard):
         assert message.run is not None
         group = (message.job.fold, *message.job.unseen)
         export.write_weights(homes[group] / "weights.safetensors", message.run.state_dict)
         fields = {
             "schedule": str(architecture), "num_params": architecture.num_params, "seed": SEED,
-            "last5": message.run.last(5), "seconds": round(message.run.seconds, 1), "backend": message.run.backend,
-            "recipe": dataclasses.asdict(alone), "asked_seconds": 0.0,
-            "unseen_splits": () if training.validation is None else group,
+            "last5": message.run.last(5), "last5_of": "training images" if message.job.blind else "validation images",
+            "seconds": round(message.run.seconds, 1), "backend": message.run.backend,
+            "recipe": dataclasses.asdict(alone), "unseen_splits": () if training.validation is None else group,
         }  # fmt: skip
         export.write_atomic(homes[group] / "teacher.json", json.dumps(fields, indent=1))
-    paths = {fold: homes[group] / f"lesson-{fold}-{wanted[fold]}.safetensors" for group in homes for fold in group}
+    paths = {
+        fold: homes[group] / f"lesson-{fold}-{wanted[fold]}-epochs.safetensors" for group in homes for fold in group
+    }
     _ask(student, recipe, wanted, paths, pool, heard)
-    return {fold: Lesson(logits=load_file(path)["logits"], about=_about(path)) for fold, path in paths.items()}
+    return {fold: _read(path) for fold, path in paths.items()}
 
 
 def groups(folds: Collection[int], training: TrainingData) -> list[tuple[int, ...]]:
@@ -116,7 +122,7 @@ def _ask(
     pool: Pool,
     heard: Callable[[Message], None],
 ) -> None:
-    """Write the lessons that are not kept yet, a path for each fold, and into teacher.json what the asking took."""
+    """Write the lessons that are not kept yet, a path for each fold, with what the asking took."""
     missing = [fold for fold, path in paths.items() if not path.is_file()]
     weights = {fold: load_file(paths[fold].parent / "weights.safetensors") for fold in missing}
     jobs = [
@@ -131,17 +137,16 @@ def _ask(
         assert message.answers is not None
         answers[message.job.fold, message.job.epoch] = message.answers
     for fold in missing:
-        about = _about(paths[fold])
-        about["asked_seconds"] = round(about["asked_seconds"] + (time.monotonic() - began) / len(missing), 1)
-        export.write_atomic(paths[fold].parent / "teacher.json", json.dumps(about, indent=1))
         logits = torch.stack([answers[fold, epoch] for epoch in range(wanted[fold])])
-        export.write_weights(paths[fold], {"logits": logits})
+        seconds = torch.tensor((time.monotonic() - began) / len(missing))
+        export.write_weights(paths[fold], {"logits": logits, "asked_seconds": seconds})
 
 
-def _about(path: Path) -> dict[str, Any]:
-    """What is known of the teacher of a lesson."""
+def _read(path: Path) -> Lesson:
+    """A lesson that is kept, its teacher with the seconds that this one was asked for."""
+    kept = load_file(path)
     about: dict[str, Any] = json.loads((path.parent / "teacher.json").read_text(encoding="utf-8"))
-    return about
+    return Lesson(logits=kept["logits"], about={**about, "asked_seconds": round(kept["asked_seconds"].item(), 1)})
 
 
 def _home(architecture: Architecture, recipe: Recipe, training: TrainingData, unseen: tuple[int, ...]) -> Path:

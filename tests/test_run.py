@@ -369,7 +369,7 @@ def test_a_teacher_is_trained_once_for_all_seeds_and_students(tmp_path, test_spl
     assert trained[0] == ("1x16x16: 8 M 8 G C4", teacher.SEED, 7)
     assert trained[1:8] == [(str(ARCHITECTURE), 0, 7)] * 7  # an epoch each, once, after it was trained
     assert [name for name, _, _ in trained[8:]] == [*[str(ARCHITECTURE)] * 3, str(other)]
-    (lesson,) = (tmp_path / "teachers").glob("*/lesson-0-7.safetensors")
+    (lesson,) = (tmp_path / "teachers").glob("*/lesson-0-7-epochs.safetensors")
     assert load_file(lesson)["logits"][:, 0, 0].tolist() == list(range(7))
 
 

@@ -45,6 +45,7 @@ def test_a_teacher_is_trained_once_for_several_validation_splits_and_asked_once_
     assert again[1].logits.equal(found[1].logits)
     lessons(pool, {0: 2, 1: 2})  # fewer epochs of a student: the same teacher
     assert pool.trained == [(str(STUDENT), 0, 2)] * 2
+    assert lessons(toys.Pool(), {0: 2, 1: 3})[1].about == found[1].about  # it took what it took, whoever asks besides
     lessons(toys.Pool(1), {1: 2}, dataclasses.replace(TAUGHT, degrees=5.0))
     lessons(toys.Pool(1), {1: 2})  # alone it has another, which sees more
     homes = [json.loads(path.read_text()) for path in folder.glob("*/teacher.json")]
@@ -74,6 +75,20 @@ def test_a_teacher_has_seen_half_of_the_images_and_none_that_its_students_are_sc
         assert len(images) >= (len(whole.train) + len(whole.validation)) // 2
         for number in group:
             assert not images & {image.numpy().tobytes() for image in data.fold(whole, number).validation.images}
+
+
+def test_a_teacher_beside_a_test_split_is_scored_on_images_that_it_trains_on(monkeypatch):
+    """A full run's pool scores on the test split, which is there for its students alone."""
+    scored, asked = [], []
+    monkeypatch.setattr(workers, "_train", lambda pipe, job, training, evaluation, *_: scored.append(evaluation))
+    whole = data.training_data(data.named("synthetic"), data_dir=None, validation=None)
+    test = toys.synthetic().validation
+    for training in (whole, toys.synthetic()):
+        teacher.lessons(STUDENT, TAUGHT, {0: 2}, training, toys.Pool(), asked.append, epochs=6)
+        job = next(message.job for message in reversed(asked) if message.job.key == "teacher")
+        workers._done(None, job, training, test, "cpu", "torch")
+    assert scored[0].images.equal(whole.train.images[: workers.BLIND])
+    assert scored[1] is test
 
 
 def test_a_teacher_that_fails_is_an_error():
