@@ -416,7 +416,7 @@ def show(
     denominators = f"validation accuracy in percent, {_epochs_of(opened)} epochs, seed as recorded, n = 1"
     console.print(report.trials(complete.head(top), title=f"{opened.study_name}: best trials by loss, {denominators}"))
     console.print()
-    console.print(report.trials(studies.pareto_front(table), title="Pareto front: no smaller network scored as high"))
+    console.print(report.trials(studies.pareto_front(table), title="Pareto front: none smaller had a loss as low"))
     console.print()
     console.print(report.account(studies.counts(opened)))
     winner = studies.folder(opened.study_name) / "best" / "reason.json"

@@ -223,7 +223,7 @@ def run(
         if settings.known:
             enqueue_known(study, space)
         brief_done = _brief(study, space, settings, pool, view, progress, lessons, _share(began, deadline, BRIEF_SHARE))
-        candidates = leaders(study, settings.finalists)
+        candidates = (front if settings.pareto else leaders)(study, settings.finalists)
         if not candidates:
             raise InfeasibleError(
                 f"no trial of the study '{study.study_name}' completed: give more --trials or a longer --timeout"
@@ -481,12 +481,24 @@ def leaders(study: Study, count: int) -> list[FrozenTrial]:
 
 
 def front(study: Study, count: int) -> list[FrozenTrial]:
-    """The complete trials that no smaller one matches, the best first; of more than `count`, evenly by their rank."""
+    """The complete trials that no smaller one matches; of more than `count`, evenly by their rank.
+
+    The ends come first, the best before the smallest, and then the middles of what is between, so that those trained
+    when a time limit comes are of the whole front.
+    """
     points = _undominated(ranked(study), lambda trial: (trial.user_attrs["num_params"], -trial.user_attrs["loss"]))
     points.reverse()
-    if len(points) <= count:
-        return points
-    return [points[round(place * (len(points) - 1) / max(1, count - 1))] for place in range(count)]
+    if len(points) > count:
+        points = [points[round(place * (len(points) - 1) / max(1, count - 1))] for place in range(count)]
+    return _from_the_ends(points)
+
+
+def _from_the_ends(items: list[T]) -> list[T]:
+    """In an order whose every beginning is spread over all: the ends, then whatever is farthest from those before."""
+    places = [0, len(items) - 1][: len(items)]
+    while len(places) < len(items):
+        places.append(max(range(len(items)), key=lambda place: min(abs(place - other) for other in places)))
+    return [items[place] for place in places]
 
 
 def ranked(study: Study) -> list[FrozenTrial]:

@@ -169,9 +169,9 @@ def counts(study: optuna.Study) -> dict[str, int]:
 
 
 def pareto_front(table: pd.DataFrame) -> pd.DataFrame:
-    """The complete trials that no smaller one matches in accuracy, by parameters."""
-    complete = table[table["state"] == "COMPLETE"].sort_values(["num_params", "value"], ascending=[True, False])
-    return complete[complete["value"] > complete["value"].cummax().shift(fill_value=float("-inf"))]
+    """The complete trials whose loss no smaller one matches, by parameters: losses rank trials, see `sampler.rank`."""
+    complete = table[table["state"] == "COMPLETE"].sort_values(["num_params", "loss"])
+    return complete[complete["loss"] < complete["loss"].cummin().shift(fill_value=float("inf"))]
 
 
 def environment(device: str) -> dict[str, Any]:
