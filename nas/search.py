@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import statistics
 import time
@@ -220,6 +221,7 @@ def run(
     lessons, taught = _lessons(space, settings, pool, view, progress, training, deadline)
     record = {**record, **taught}
     with studies.storage_errors(study.study_name):
+        trained_before = _cost(study)["trainings"]
         if settings.known:
             enqueue_known(study, space)
         brief_done = _brief(study, space, settings, pool, view, progress, lessons, _share(began, deadline, BRIEF_SHARE))
@@ -231,7 +233,10 @@ def run(
         raced = _race(study, candidates, settings, pool, view, progress, lessons, _share(began, deadline, FINAL_SHARE))
         finalists = finalists_of(study)
         counts = studies.counts(study)
+        trained = _cost(study)["trainings"] - trained_before
     folder = studies.folder(study.study_name)
+    if not trained:
+        record = _as_it_was(record, folder / "best" / "reason.json")
     reason = _reason(study, settings, finalists, candidates[0], record)
     _export(folder, settings, finalists, candidates[0], reason)
     return Outcome(
@@ -841,6 +846,18 @@ def _reason(
         **_cost(study),
         **record,
     }
+
+
+def _as_it_was(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The record of a search that is run again with nothing left to train: command, time and machine as they were.
+
+    Its target is of now: no training depends on that.
+    """
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        return {key: value if key == "target" else before.get(key, value) for key, value in record.items()}
+    except (OSError, ValueError, AttributeError):  # none, or damaged: it is written anew
+        return dict(record)
 
 
 def _cost(study: Study) -> dict[str, Any]:

@@ -299,6 +299,18 @@ def kill_at(write, dead_pid, monkeypatch, go):
     return True
 
 
+@pytest.mark.parametrize("damage", [None, "", "[1, 2]", "{}"])
+def test_the_record_is_of_what_trained_last(damage):
+    toys.run(toys.Pool(), command="the first")
+    path = studies.folder("toy") / "best" / "reason.json"
+    if damage is not None:
+        path.write_text(damage)
+    outcome = toys.run(toys.Pool(), command="a look")
+    assert outcome.reason["command"] == ("the first" if damage is None else "a look")
+    assert json.loads(path.read_text())["command"] == outcome.reason["command"]
+    assert toys.run(toys.Pool(), command="more", trials=6).reason["command"] == "more"
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_killed_before_any_write_and_run_again(seed, dead_pid, monkeypatch):
     rng = random.Random(seed)
@@ -857,6 +869,10 @@ def test_a_front_is_searched_pruned_and_raced_over_its_whole_length():
         ]
         assert trial.intermediate_values[trial.last_step] < max(peers)
     assert [len(finalist.scores) for finalist in outcome.finalists] == [2] * 5  # no rivals: none is dropped
+    assert {finalist.trial for finalist in outcome.finalists} == {trial.number for trial in search.front(study, 5)}
+    assert min(finalist.num_params for finalist in outcome.finalists) == min(
+        trial.user_attrs["num_params"] for trial in trials(study, TrialState.COMPLETE)
+    )
     by_number = {finalist.trial: finalist for finalist in outcome.finalists}
     front = [by_number[number] for number in outcome.reason["front"]]
     assert outcome.finalists[0] in front
@@ -876,10 +892,15 @@ def test_the_front_of_the_trials_is_that_of_the_table_and_thinned_evenly():
     whole = search.front(study, 100)
     table = studies.pareto_front(studies.frame(study))
     assert sorted(trial.number for trial in whole) == sorted(table["number"])
-    assert whole[0].value == study.best_value
-    assert len(whole) >= 3
-    assert search.front(study, 2) == [whole[0], whole[-1]]
-    assert search.front(study, 1) == [whole[0]]
+    assert whole[0].user_attrs["loss"] == min(trial.user_attrs["loss"] for trial in whole)
+    assert len(whole) >= 4
+    assert whole[1].user_attrs["num_params"] == min(trial.user_attrs["num_params"] for trial in whole)
+    assert search.front(study, 2) == whole[:2]
+    assert search.front(study, 1) == whole[:1]
+    by_size = sorted(whole, key=lambda trial: -trial.user_attrs["num_params"])
+    for count in range(3, len(whole)):  # cut anywhere, what was trained is of the whole front
+        gaps = np.diff(sorted(by_size.index(trial) for trial in whole[:count]))
+        assert max(gaps) <= 2 * min(gaps) + 1
 
 
 @pytest.mark.parametrize("sampler", ["evolution", "guided", "tpe", "random"])

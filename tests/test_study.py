@@ -117,8 +117,8 @@ def test_pareto_front_against_its_definition(done):
         row.number
         for row in complete.itertuples()
         if not any(
-            (other.num_params < row.num_params and other.value >= row.value)
-            or (other.num_params == row.num_params and other.value > row.value)
+            (other.num_params < row.num_params and other.loss <= row.loss)
+            or (other.num_params == row.num_params and other.loss < row.loss)
             for other in complete.itertuples()
         )
     }

@@ -169,11 +169,13 @@ def open_study(name: str = "toy", storage: str | None = None, chosen: search.Set
     return studies.create(name, storage, chosen.shared(space_, "hash"), {"dataset": "synthetic", "target": 99.4})
 
 
-def run(pool: Pool, *, study: Any = None, view: search.View = lambda progress, line: None, **changes: Any) -> Any:
+def run(
+    pool: Pool, *, study: Any = None, view: search.View = lambda progress, line: None, command: str = "", **changes: Any
+) -> Any:  # fmt: skip
     """A toy search to its end: the outcome."""
     chosen = settings(**changes)
     study = study or open_study(chosen=chosen)
-    record = {"dataset": "synthetic", "target": 99.4}
+    record = {"dataset": "synthetic", "target": 99.4, "command": command}
     limits = space(chosen.budget.max_params or CAP)
     return search.run(study, limits, chosen, pool, view, record, training=synthetic())  # type: ignore[arg-type]
 
