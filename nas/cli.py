@@ -114,8 +114,12 @@ def search(
     brief_epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs of a brief trial; else 3, more under 6,000 parameters.")
     ] = None,
-    finalists: Annotated[int, typer.Option(min=1, help="Leaders to train again, fewer with each seed.")] = 5,
-    finalist_seeds: Annotated[int, typer.Option(min=1, help="Seeds of the last two.")] = 4,
+    finalists: Annotated[
+        int | None, typer.Option(min=1, help="Leaders to train again, fewer with each seed: 5; of a front, all of 10.")
+    ] = None,
+    finalist_seeds: Annotated[
+        int | None, typer.Option(min=1, help="Seeds of the last two: 4; of all points of a front: 2.")
+    ] = None,
     finalist_epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs of a finalist; else 6, more under 6,000 parameters.")
     ] = None,
@@ -156,8 +160,9 @@ def search(
     settings = searching.Settings(
         budget=limits, dataset=found.name, recipe=Recipe(epochs=limits.brief_epochs or brief * factor, teacher=chosen),
         finalist_epochs=finalist_epochs or 2 * brief * factor,
-        trials=trials, finalists=finalists, finalist_seeds=finalist_seeds, seed=seed, sampler=sampler, pruner=pruner,
-        known=known, pareto=pareto, timeout=seconds,
+        trials=trials, finalists=finalists or (searching.POINTS if pareto else searching.Settings.finalists),
+        finalist_seeds=finalist_seeds or (searching.POINT_SEEDS if pareto else searching.Settings.finalist_seeds),
+        seed=seed, sampler=sampler, pruner=pruner, known=known, pareto=pareto, timeout=seconds,
     )  # fmt: skip
     name = study or f"{found.name}-{limits.name}{'-pareto' * pareto}"
     count = workers or _default_workers(device)

@@ -55,6 +55,9 @@ BRIEF_SHARE, FINAL_SHARE = 0.6, 0.95
 TEACHER_EPOCHS = 6
 """Of the teachers of a search, which see half of the images: none of the validation splits that they teach for."""
 
+POINTS, POINT_SEEDS = 10, 2
+"""Of a front: how many of its points are trained again, unless said, and with how many seeds each."""
+
 FINALIST_LAST = 3
 """A finalist's score is its mean validation accuracy over this many last epochs."""
 
