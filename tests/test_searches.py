@@ -121,6 +121,7 @@ def test_what_is_done_is_kept_and_not_done_again(tmp_path, monkeypatch):
     assert calls.count("searched('random', 0, 60.0, 8000)") == 1
     assert list(done["searches"]) == ["random 0", "tpe 0"]
     assert list(done["finals"]) == [f"8 G C {seed}" for seed in searches.FINAL_SEEDS]  # of one winner, once
+    assert all(row["cores"] == 1 and row["time"] for part in ("searches", "finals") for row in done[part].values())
     assert done == json.loads(path.read_text())
     done = searches.compare(path, ("random", "tpe"), 1, 60.0, 8000, ("9 G C",))
     assert f"9 G C {searches.FINAL_SEEDS[-1]}" in done["finals"]

@@ -12,7 +12,8 @@
 * Each winner is then trained for 15 epochs on the search's training split, with its teacher and the seeds 100 and 101,
   and scored by last-5 on the validation split. All arms chose on these same images. The test split is not opened.
 * Regret is to the best of all winners and of the networks that `--beside` names, the best known for the cap, which are
-  trained as the winners are. A row is in the record as soon as it is done, and not done again.
+  trained as the winners are. A row is in the record as soon as it is done, and not done again; it names its machine,
+  which should be the same, or as quick, where arms are added to a record.
 """
 
 from __future__ import annotations
@@ -157,7 +158,8 @@ def compare(
             return
         row = _started(call)
         with lock:
-            record[kind][key] = row
+            machine = studies.environment("cpu")
+            record[kind][key] = row | {name: machine[name] for name in ("processor", "cores", "torch", "time")}
             records.save(path, record)
             progress.print(f"{kind}  {key}  {row}")
 
