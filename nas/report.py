@@ -27,12 +27,17 @@ if TYPE_CHECKING:  # torch comes with these, and a table of layers must not wait
 FLOAT_BYTES = 4
 
 
-def plain(header: Sequence[str], *, title: str | None = None, right: Sequence[str] = ()) -> Table:
+def plain(header: Sequence[str], *, right: Sequence[str] = ()) -> Table:
     """A quiet table; the columns named in `right` are numbers."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for name in header:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")
     return table
+
+
+def titled(title: str, *below: RenderableType) -> Group:
+    """A title of a line of its own: a table's is wrapped to the table's width."""
+    return Group(Text(title, style="bold"), *below)
 
 
 # --- counts -----------------------------------------------------------------------------------------------------------
@@ -139,7 +144,6 @@ def finalists(reason: Mapping[str, Any]) -> RenderableType:
     """The finalists of a `reason.json` with their intervals, the winner first; a front by its parameters."""
     table = plain(
         ("", "trial", "params", "brief", "mean", "sd", "n", "95 % interval", "schedule"),
-        title=f"Finalists: {reason['score']}, {reason['finalist_epochs']} epochs, validation split of each seed",
         right=("trial", "params", "brief", "mean", "sd", "n", "95 % interval"),
     )
     winner, rows = reason["finalists"][:1], reason["finalists"]
@@ -155,9 +159,10 @@ def finalists(reason: Mapping[str, Any]) -> RenderableType:
             mark, str(row["trial"]), f"{row['num_params']:,}", f"{row['brief']:.2f}",
             f"{row['mean']:.3f}", sd, str(len(row["scores"])), interval, name, style="bold" if best else None,
         )  # fmt: skip
-    return (
-        Group(table, Text(f"The winner has {reason['verdict']}.")) if reason["finalists"] else Text(reason["verdict"])
-    )
+    if not rows:
+        return Text(reason["verdict"])
+    title = f"Finalists: {reason['score']}, {reason['finalist_epochs']} epochs, validation split of each seed"
+    return titled(title, table, Text(f"The winner has {reason['verdict']}."))
 
 
 def cost(reason: Mapping[str, Any]) -> str:
@@ -171,12 +176,7 @@ def recipes(reason: Mapping[str, Any], *, top: int = 8) -> RenderableType:
     """The best recipes of a recipe study's `reason.json` beside the default one, which is its trial 0."""
     numbers = ("trial", "mean", "sd", "n", "difference", "interval")
     names = ("optimizer", "batch", "rate", "warm-up", "decay", "average", "smoothing", "augment")
-    table = plain(
-        ("", *numbers, *names),
-        title=f"Recipes for {reason['schedule']} ({reason['num_params']:,} parameters): {reason['score']}, "
-        f"{reason['epochs']} epochs, validation split",
-        right=(*numbers, *names),
-    )
+    table = plain(("", *numbers, *names), right=(*numbers, *names))
     shown = [row for place, row in enumerate(reason["recipes"]) if place < top or row["trial"] == 0 or row["kept"]]
     for row in shown:
         recipe, first = row["recipe"], "default" if row["trial"] == 0 else row["state"].replace("complete", "")
@@ -194,7 +194,11 @@ def recipes(reason: Mapping[str, Any], *, top: int = 8) -> RenderableType:
         f"{reason['noise_degrees']} degrees of freedom); the 95 % intervals hold for all {reason['compared']} at once."
     )  # fmt: skip
     spent = f"{reason['trainings']} trainings, {duration(reason['training_seconds'])} of training"
-    return Group(table, Text(f"Trials: {counts}; {spent}.{paired}\n{reason['verdict']}"))
+    title = (
+        f"Recipes for {reason['schedule']} ({reason['num_params']:,} parameters): {reason['score']}, "
+        f"{reason['epochs']} epochs, validation split"
+    )
+    return titled(title, table, Text(f"Trials: {counts}; {spent}.{paired}\n{reason['verdict']}"))
 
 
 def space(console: Console, budget: Budget, survey: Mapping[str, Any]) -> None:
@@ -291,19 +295,17 @@ def full_run(run: FullRun) -> RenderableType:
             f"distilled from a network of {run.teacher['num_params']:,} parameters, itself trained in "
             f"{duration(run.teacher['seconds'])} and asked in {duration(run.teacher['asked_seconds'])}"
         )
-    # Not the table's own title, which is wrapped to its width.
     title = f"Test accuracy in percent, {run.recipe.epochs} epochs, {run.architecture.num_params:,} parameters"
-    return Group(Text(title, style="bold"), table, Text("\n".join(lines)))
+    return titled(title, table, Text("\n".join(lines)))
 
 
 # --- reading a study --------------------------------------------------------------------------------------------------
 
 
-def trials(table: pd.DataFrame, *, title: str) -> Table:
+def trials(table: pd.DataFrame, *, title: str) -> RenderableType:
     """Trials of a study as a table: accuracy in percent of the validation split."""
     view = plain(
         ("trial", "state", "accuracy", "loss", "params", "MACs", "epochs", "seconds", "schedule"),
-        title=title,
         right=("trial", "accuracy", "loss", "params", "MACs", "epochs", "seconds"),
     )
     for row in table.itertuples():
@@ -312,7 +314,7 @@ def trials(table: pd.DataFrame, *, title: str) -> Table:
             str(row.number), str(row.state).lower(), _number(row.value, ".2f"), _number(row.loss, ".4f"),
             _number(row.num_params, ",d"), _number(row.macs, ",d"), str(row.epochs), _number(row.seconds, ".0f"), name,
         )  # fmt: skip
-    return view
+    return titled(title, view)
 
 
 def _number(value: Any, form: str) -> str:
