@@ -168,7 +168,8 @@ def finalists(reason: Mapping[str, Any]) -> RenderableType:
 def cost(reason: Mapping[str, Any]) -> str:
     """What the trainings of a `reason.json` took, those of all runs of the search; a worker's time."""
     taught = reason.get("teacher")
-    teachers = f", their {taught['trained']} teachers {duration(taught['seconds'])}" if taught else ""
+    several = taught is not None and taught["trained"] > 1
+    teachers = f", their {taught['trained']} teacher{'s' * several} {duration(taught['seconds'])}" if taught else ""
     return f"{reason['trainings']} trainings took {duration(reason['training_seconds'])}{teachers} of workers' time"
 
 

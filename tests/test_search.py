@@ -679,6 +679,15 @@ def test_tied_are_those_within_one_standard_error_of_the_best():
     assert len(search.tied([finalist(0, 8000, 99.4), finalist(1, 7000, 99.4)])) == 2
 
 
+def test_chance_is_judged_by_networks_of_the_same_size():
+    """Of a front on MNIST: two seeds of the smallest are 23 points apart, which says nothing of the largest."""
+    tiny, small = finalist(0, 522, 95.64, 72.36), finalist(1, 593, 96.63, 95.69)
+    large = [finalist(2, 6419, 99.29, 99.34), finalist(3, 7568, 99.277, 99.357), finalist(4, 7878, 99.43, 99.394)]
+    assert search.tied([tiny, small, *large]) == search.tied(large)
+    assert search.peers([tiny, small, *large], tiny) == [tiny, small]
+    assert finalist(5, 800, 99.9, 90.1).interval(5.0, 3)[1] == 100
+
+
 @pytest.mark.parametrize("gap", [0.0, 5.0])
 def test_of_a_tie_the_smallest_wins(gap):
     """Each finalist is two points luckier with one of its seeds: the difference of two means nothing."""
@@ -873,6 +882,13 @@ def test_a_front_is_searched_pruned_and_raced_over_its_whole_length():
     assert min(finalist.num_params for finalist in outcome.finalists) == min(
         trial.user_attrs["num_params"] for trial in trials(study, TrialState.COMPLETE)
     )
+    largest = outcome.finalists[0].num_params
+    assert largest == max(finalist.num_params for finalist in outcome.finalists)
+    for row in outcome.reason["finalists"]:
+        beside = [each.scores for each in outcome.finalists if search.alike(each.num_params, row["num_params"])]
+        sd, degrees = search.pooled_sd(beside)
+        half = stats.t.ppf(0.975, degrees) * sd / math.sqrt(2)
+        assert row["interval"] == pytest.approx((row["mean"] - half, row["mean"] + half))
     by_number = {finalist.trial: finalist for finalist in outcome.finalists}
     front = [by_number[number] for number in outcome.reason["front"]]
     assert outcome.finalists[0] in front
