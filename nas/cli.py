@@ -95,8 +95,9 @@ def search(
     dataset: DatasetName = None,
     data_dir: DataDir = None,
     trials: Annotated[
-        int, typer.Option(min=1, help="Finished trials in total, those of a resumed study included.")
-    ] = 50,
+        int | None,
+        typer.Option(min=1, help="Finished trials in total, a resumed study's included: 50; for a front 100."),
+    ] = None,
     timeout: Annotated[str | None, typer.Option(help="Limit for everything: 90s, 20m, 2h.")] = None,
     workers: Workers = None,
     seed: Seed = 0,
@@ -160,7 +161,8 @@ def search(
     settings = searching.Settings(
         budget=limits, dataset=found.name, recipe=Recipe(epochs=limits.brief_epochs or brief * factor, teacher=chosen),
         finalist_epochs=finalist_epochs or 2 * brief * factor,
-        trials=trials, finalists=finalists or (searching.POINTS if pareto else searching.Settings.finalists),
+        trials=trials or (searching.FRONT_TRIALS if pareto else searching.Settings.trials),
+        finalists=finalists or (searching.POINTS if pareto else searching.Settings.finalists),
         finalist_seeds=finalist_seeds or (searching.POINT_SEEDS if pareto else searching.Settings.finalist_seeds),
         seed=seed, sampler=sampler, pruner=pruner, known=known, pareto=pareto, timeout=seconds,
     )  # fmt: skip

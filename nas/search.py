@@ -55,8 +55,8 @@ BRIEF_SHARE, FINAL_SHARE = 0.6, 0.95
 TEACHER_EPOCHS = 6
 """Of the teachers of a search, which see half of the images: none of the validation splits that they teach for."""
 
-POINTS, POINT_SEEDS = 10, 2
-"""Of a front: how many of its points are trained again, unless said, and with how many seeds each."""
+FRONT_TRIALS, POINTS, POINT_SEEDS = 100, 10, 2
+"""Of a search for a front, unless said: its trials, the points that are trained again, and the seeds of each."""
 
 FINALIST_LAST = 3
 """A finalist's score is its mean validation accuracy over this many last epochs."""

@@ -209,7 +209,7 @@ def test_the_command_line_has_the_defaults_of_a_search():
     """They stand in both, as the command line must not import torch to show its help."""
     stated = {name: parameter.default for name, parameter in inspect.signature(cli.search).parameters.items()}
     fields = {field.name: field.default for field in dataclasses.fields(search.Settings)}
-    shared = ("trials", "seed", "sampler", "pruner", "known", "pareto")
+    shared = ("seed", "sampler", "pruner", "known", "pareto")
     assert {name: stated[name] for name in shared} == {name: fields[name] for name in shared}
 
 
@@ -367,6 +367,8 @@ def test_a_front_has_a_study_of_its_own(tmp_path):
     assert "study synthetic-2000-params:" in plain
     assert "study synthetic-2000-params-pareto:" in front
     assert plain.splitlines()[4:] != front.splitlines()[4:]  # proposals of every size
+    assert "\n50 brief trials" in plain
+    assert "\n100 brief trials" in front
     assert "5 finalists of 12 epochs, 4 seeds, each seed for the better" in plain
     assert "10 finalists of 12 epochs, 2 seeds, all points of the front" in front
     arguments += ["--pareto", "--finalists", "3", "--finalist-seeds", "4"]
