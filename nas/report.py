@@ -167,9 +167,10 @@ def finalists(reason: Mapping[str, Any]) -> RenderableType:
 
 def cost(reason: Mapping[str, Any]) -> str:
     """What the trainings of a `reason.json` took, those of all runs of the search; a worker's time."""
-    taught = reason.get("teacher")
-    several = taught is not None and taught["trained"] > 1
-    teachers = f", their {taught['trained']} teacher{'s' * several} {duration(taught['seconds'])}" if taught else ""
+    teachers = ""
+    if taught := reason.get("teacher"):
+        count = taught["trained"]
+        teachers = f", their {count} teacher{'s' * (count > 1)} {duration(taught['seconds'])}"
     return f"{reason['trainings']} trainings took {duration(reason['training_seconds'])}{teachers} of workers' time"
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import statistics
 import time
@@ -33,7 +32,7 @@ from nas.architecture import Architecture
 from nas.budget import Budget
 from nas.data import TrainingData
 from nas.errors import InfeasibleError, StorageError
-from nas.export import export_winner, write_weights
+from nas.export import export_winner, read_winner, write_weights
 from nas.sampler import Proposer, Sampler, rank
 from nas.space import Params, SearchSpace, twin
 from nas.train import Recipe, Run
@@ -224,7 +223,6 @@ def run(
     lessons, taught = _lessons(space, settings, pool, view, progress, training, deadline)
     record = {**record, **taught}
     with studies.storage_errors(study.study_name):
-        trained_before = _cost(study)["trainings"]
         if settings.known:
             enqueue_known(study, space)
         brief_done = _brief(study, space, settings, pool, view, progress, lessons, _share(began, deadline, BRIEF_SHARE))
@@ -236,10 +234,7 @@ def run(
         raced = _race(study, candidates, settings, pool, view, progress, lessons, _share(began, deadline, FINAL_SHARE))
         finalists = finalists_of(study)
         counts = studies.counts(study)
-        trained = _cost(study)["trainings"] - trained_before
     folder = studies.folder(study.study_name)
-    if not trained:
-        record = _as_it_was(record, folder / "best" / "reason.json")
     reason = _reason(study, settings, finalists, candidates[0], record)
     _export(folder, settings, finalists, candidates[0], reason)
     return Outcome(
@@ -822,6 +817,7 @@ def _reason(
     study: Study, settings: Settings, finalists: tuple[Finalist, ...], best: FrozenTrial, record: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Why the winner won, with every denominator."""
+    cost = _cost(study)
     pooled = [pooled_sd([list(each.scores) for each in peers(finalists, finalist)]) for finalist in finalists]
     table = [
         {
@@ -861,21 +857,23 @@ def _reason(
         **({"front": front_of(finalists)} if settings.pareto else {}),
         "best_brief_trial": {"trial": best.number, "value": best.value, "schedule": best.user_attrs["schedule"]},
         "counts": studies.counts(study),
-        **_cost(study),
-        **record,
+        **cost,
+        **_as_it_was(record, studies.folder(study.study_name) / "best", cost["trainings"]),
     }
 
 
-def _as_it_was(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The record of a search that is run again with nothing left to train: command, time and machine as they were.
+def _as_it_was(record: Mapping[str, Any], folder: Path, trainings: int) -> dict[str, Any]:
+    """The record, where the winner in `folder` is of as many trainings, with command, time and machine as they were.
 
     Its target is of now: no training depends on that.
     """
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        return {key: value if key == "target" else before.get(key, value) for key, value in record.items()}
-    except (OSError, ValueError, AttributeError):  # none, or damaged: it is written anew
+        before = read_winner(folder).reason
+    except StorageError:  # none, or damaged: it is written anew
         return dict(record)
+    if before.get("trainings") != trainings:
+        return dict(record)
+    return {key: value if key == "target" else before.get(key, value) for key, value in record.items()}
 
 
 def _cost(study: Study) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +43,22 @@ def results() -> str:
         if "this project" not in known.result
     ]
     table = HEADER + "\n".join(row for _, row in [*rows(former=False), *sorted(public)])
-    least = [(bar, runs[0]) for bar in BARS if (runs := smallest(bar))]
-    over = "; ".join(
-        f"{bar:g} %: {run['num_params']:,} parameters (`{run['schedule']}`, {run['last5_mean']:.3f})"
-        for bar, run in least
-    )
+    over = "; ".join(map(smallest, BARS))
     return f"{table}\n\nThe smallest here and [below](#earlier-results) whose mean over ten seeds is at least {over}."
 
 
-def smallest(bar: float) -> list[dict[str, Any]]:
-    """The reference runs of ten seeds with a last-5 mean of at least `bar` percent, the smallest network first."""
+def smallest(bar: float) -> str:
+    """The smallest network of the reference runs of ten seeds with a last-5 mean of at least `bar` percent."""
+    over = (run for _, run in references() if len(run["seeds"]) >= 10 and run["last5_mean"] >= bar)
+    run = min(over, key=lambda run: run["num_params"])
+    return f"{bar:g} %: {run['num_params']:,} parameters (`{run['schedule']}`, {run['last5_mean']:.3f})"
+
+
+@cache
+def references() -> list[tuple[Path, dict[str, Any]]]:
+    """The full runs of the reference folders of studies/, and what their result.json says."""
     paths = (ROOT / "studies").glob("reference-*/full-run-*/result.json")
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    over = [run for run in runs if len(run["seeds"]) >= 10 and run["last5_mean"] >= bar]
-    return sorted(over, key=lambda run: run["num_params"])
+    return [(path.parent, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
 
 
 def former() -> str:
@@ -66,10 +69,9 @@ def former() -> str:
 def rows(*, former: bool) -> list[tuple[int, str]]:
     """The reference runs of studies/ as rows of a table, the largest network first, with what orders them."""
     lines = []
-    for path in (ROOT / "studies").glob("reference-*/full-run-*/result.json"):
-        result = json.loads(path.read_text(encoding="utf-8"))
+    for run, result in references():
         recipe = result["recipe"]
-        folder = path.parent.parent
+        folder = run.parent
         replaced = not re.fullmatch(r"reference-\d+", folder.name)
         if (replaced or recipe["optimizer"] == "adamw" or not recipe["settle"]) != former:
             continue
@@ -85,7 +87,7 @@ def rows(*, former: bool) -> list[tuple[int, str]]:
         if recipe["settle"]:
             found += ", settled" if former else ""
             found += "" if reason is None or reason["counts"].get("outranked") else ", plain evolution"
-        card = path.with_name("CARD.md").relative_to(ROOT).as_posix()
+        card = (run / "CARD.md").relative_to(ROOT).as_posix()
         row = (
             f"| {result['num_params']:,} | {result['last5_mean']:.3f}{sd} | {result['lowest_of_last5']:.2f} | "
             f"{len(result['seeds'])} | [`{result['schedule']}`]({card}) | {found} |"

@@ -211,6 +211,11 @@ def test_the_command_line_has_the_defaults_of_a_search():
     fields = {field.name: field.default for field in dataclasses.fields(search.Settings)}
     shared = ("seed", "sampler", "pruner", "known", "pareto")
     assert {name: stated[name] for name in shared} == {name: fields[name] for name in shared}
+    numbers = {"trials": search.FRONT_TRIALS, "finalists": search.POINTS, "finalist_seeds": search.POINT_SEEDS}
+    options = inspect.signature(cli.search, eval_str=True).parameters
+    for name, of_a_front in numbers.items():  # these depend on --pareto: their helps have both
+        (option,) = options[name].annotation.__metadata__
+        assert [int(number) for number in re.findall(r"\b\d+\b", option.help)] == [fields[name], of_a_front]
 
 
 def test_dry_run_trains_nothing_and_makes_no_study(folder):

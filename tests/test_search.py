@@ -311,6 +311,21 @@ def test_the_record_is_of_what_trained_last(damage):
     assert toys.run(toys.Pool(), command="more", trials=6).reason["command"] == "more"
 
 
+def test_a_record_cut_before_its_export_is_of_who_exports(monkeypatch):
+    toys.run(toys.Pool(), command="the first")
+
+    def full(*_args, **_kwargs):
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(search, "export_winner", full)
+        with pytest.raises(StorageError, match="the disk is full"):
+            toys.run(toys.Pool(), command="cut", trials=6)
+    again = toys.Pool()
+    assert toys.run(again, command="goes on", trials=6).reason["command"] == "goes on"
+    assert again.trained == []
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_killed_before_any_write_and_run_again(seed, dead_pid, monkeypatch):
     rng = random.Random(seed)
