@@ -130,8 +130,8 @@ def load_study(name: str | None = None, storage: str | None = None) -> pd.DataFr
     """The trials of a study (the latest without a name), one row each, as a pandas DataFrame.
 
     Columns: `number`, `state`, `value` (validation accuracy in percent of the last epoch), `schedule`, `num_params`,
-    `macs`, `epochs` (trained), `seconds`, `seed`, `known` (the name of a published design), `reason` (of a failure),
-    and the sampled parameters as `params_...`.
+    `macs`, `loss` (on the validation split, of the last epoch: what ranks trials), `seconds`, `seed`, `known` (the name
+    of a published design), `reason` (of a failure), `epochs` (trained), and the sampled parameters as `params_...`.
     """
     return frame(open_study(name or latest(), storage))
 
