@@ -295,7 +295,7 @@ def train_best(
     """
     from nas import data, report
     from nas import run as running
-    from nas.train import choose_device
+    from nas.train import choose_backend, choose_device
     from nas.workers import Pool
 
     console = _console()
@@ -315,8 +315,8 @@ def train_best(
     record = _record(found, training, device) | {"opened": f"once for these seeds, recorded in {log.name}"}
     if plan.reference is not None:
         record["reference"] = plan.reference
-    count = min(len(plan.seeds), workers or _default_workers(device))
-    threads = max(1, _cores() // count) if device == "cpu" else 1
+    count = min(_at_once(plan, choose_backend(device, backend)[0]), workers or _default_workers(device))
+    threads = max(1, _cores() // count) if device == "cpu" else 1  # plain torch's: kernels have one
     if not as_json:
         print(f"{chosen}\n{chosen.num_params:,} parameters, {chosen.macs:,} MACs, {found.title}, {device}", flush=True)
         if plan.recipe.teacher is not None:
@@ -559,6 +559,12 @@ def _console(*, stdout: bool = False) -> Console:
 def _cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _at_once(plan: Plan, backend_name: str) -> int:
+    """How many processes a full run can have use of: one a seed, or on kernels one for each answer of its teacher."""
+    answers = plan.recipe.epochs if plan.recipe.teacher is not None and backend_name == "kernels" else 0
+    return max(len(plan.seeds), answers)
 
 
 def _default_workers(device: str) -> int:

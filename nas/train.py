@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -180,8 +181,8 @@ def train(
 
     `lesson` is what `teach` gave for every epoch, (epochs, N, num_classes), where the recipe names a teacher: the
     images then move as they did for that, whatever the seed. `on_epoch` may return True to stop there; `on_step` hears
-    of every step and their total. Same seed, device, thread count and versions: the same bits on a CPU.
-    Raises `Diverged` when the loss is no longer finite.
+    of every step and their total. Same seed, device and versions, and on plain torch the same thread count: the same
+    bits on a CPU. Raises `Diverged` when the loss is no longer finite.
     """
     began = time.perf_counter()
     torch.set_flush_denormal(True)
@@ -201,41 +202,42 @@ def train(
     steps, step = len(batches) * recipe.epochs, 0
     epochs: list[Epoch] = []
     stopped = False
-    while len(epochs) < recipe.epochs and not stopped:
-        epoch_began = time.perf_counter()
-        order = torch.randperm(len(split), generator=generator, device=device)
-        theta = _theta(recipe, training, generator) if answers is None else _views(recipe, training, len(epochs))
-        total, correct, seen = 0.0, 0.0, 0
-        for start, end in batches:
-            for group in optimizer.param_groups:
-                group["lr"] = rate(recipe, (step + 1) / steps)
-            index = order[start:end]
-            images = network.batch(split, index, None if theta is None else theta[index])
-            soft = None if answers is None else _soften(answers[len(epochs), index], recipe)
-            loss, hits = network.step(images, labels[index], recipe, soft)
-            optimizer.step()
-            step += 1
-            average.lerp_(moving, 1 - decay(recipe, step, steps))
-            total, correct, seen = total + loss * (end - start), correct + hits, seen + end - start
-            if step % 100 == 0 and not math.isfinite(total):
-                break
-            if on_step is not None:
-                on_step(step, steps)
-        if not math.isfinite(total):
-            raise Diverged(
-                f"the loss is {float(total)} in epoch {len(epochs) + 1}: "
-                f"lower peak_rate ({recipe.peak_rate}) or drop this network"
-            )
-        if recipe.settle:
-            settle(judge, split, recipe.settle)
-        loss, hits = score(judge, evaluation)
-        epochs.append(
-            Epoch(
-                number=len(epochs) + 1, train_loss=float(total) / seen, train_accuracy=100 * float(correct) / seen,
-                loss=loss, correct=hits, count=len(evaluation), seconds=time.perf_counter() - epoch_began,
-            )
-        )  # fmt: skip
-        stopped = bool(on_epoch is not None and on_epoch(epochs[-1])) and len(epochs) < recipe.epochs
+    with _threads(backend_name):
+        while len(epochs) < recipe.epochs and not stopped:
+            epoch_began = time.perf_counter()
+            order = torch.randperm(len(split), generator=generator, device=device)
+            theta = _theta(recipe, training, generator) if answers is None else _views(recipe, training, len(epochs))
+            total, correct, seen = 0.0, 0.0, 0
+            for start, end in batches:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate(recipe, (step + 1) / steps)
+                index = order[start:end]
+                images = network.batch(split, index, None if theta is None else theta[index])
+                soft = None if answers is None else _soften(answers[len(epochs), index], recipe)
+                loss, hits = network.step(images, labels[index], recipe, soft)
+                optimizer.step()
+                step += 1
+                average.lerp_(moving, 1 - decay(recipe, step, steps))
+                total, correct, seen = total + loss * (end - start), correct + hits, seen + end - start
+                if step % 100 == 0 and not math.isfinite(total):
+                    break
+                if on_step is not None:
+                    on_step(step, steps)
+            if not math.isfinite(total):
+                raise Diverged(
+                    f"the loss is {float(total)} in epoch {len(epochs) + 1}: "
+                    f"lower peak_rate ({recipe.peak_rate}) or drop this network"
+                )
+            if recipe.settle:
+                settle(judge, split, recipe.settle)
+            loss, hits = score(judge, evaluation)
+            epochs.append(
+                Epoch(
+                    number=len(epochs) + 1, train_loss=float(total) / seen, train_accuracy=100 * float(correct) / seen,
+                    loss=loss, correct=hits, count=len(evaluation), seconds=time.perf_counter() - epoch_began,
+                )
+            )  # fmt: skip
+            stopped = bool(on_epoch is not None and on_epoch(epochs[-1])) and len(epochs) < recipe.epochs
     return Run(
         epochs=tuple(epochs),
         state_dict={name: value.detach().cpu().clone() for name, value in averaged.state_dict().items()},
@@ -396,6 +398,21 @@ def _network(
         kernels.compile_all()  # loaded already, but for a caller's first training
         return name, _Kernels(architecture, model, training)
     return name if reason is None else f"{name} ({reason})", _Torch(model, training)
+
+
+@contextlib.contextmanager
+def _threads(backend_name: str) -> Iterator[None]:
+    """One torch thread where the kernels train: SOAP's matrices are too small for more, which wait for each other.
+
+    On two cores that other trainings kept busy, an epoch of the starting network took 62 s with two, and 6 with one.
+    """
+    before = torch.get_num_threads()
+    if backend_name == "kernels":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def teacher_recipe(recipe: Recipe) -> Recipe:

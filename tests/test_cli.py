@@ -22,7 +22,7 @@ import toys
 import typer.main
 from optuna.trial import TrialState
 
-from nas import cli, data, search
+from nas import cli, data, run, search
 from nas import study as studies
 from nas.architecture import Architecture
 from nas.budget import Budget
@@ -348,6 +348,15 @@ def test_train_best_picks_any_trial_of_the_study(tiny):
     code, _, err = toys.nas(*arguments, "--pick", "0", "--architecture", "4v M 6 G C")
     assert code == 2
     assert "without --architecture" in err
+
+
+def test_a_full_run_of_one_seed_has_its_teacher_asked_by_all_workers():
+    alone = run.schedule_plan("8 M 8 G C", data.named("mnist"), "by-hand")
+    taught = run.with_teacher(alone, "auto")
+    assert [len(plan.seeds) for plan in (alone, taught)] == [1, 1]
+    assert cli._at_once(taught, "kernels") == taught.recipe.epochs == 15
+    assert cli._at_once(taught, "torch") == cli._at_once(alone, "kernels") == 1  # a process alone has all the threads
+    assert cli._at_once(dataclasses.replace(taught, seeds=tuple(range(20))), "kernels") == 20
 
 
 def test_train_best_says_who_teaches(tmp_path):

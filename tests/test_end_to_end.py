@@ -163,6 +163,7 @@ class Runners:
         self.plain, self.fail_at = plain, fail_at
         monkeypatch.setattr(end_to_end, "run_ours", self.run_ours)
         monkeypatch.setattr(end_to_end, "run_plain", self.run_plain)
+        monkeypatch.setattr(end_to_end, "pace", lambda: 3.25 + len(self.asked))
 
     def ask(self, name: str) -> None:
         if name == self.fail_at:
@@ -200,6 +201,11 @@ def test_no_half_is_run_twice(tmp_path, monkeypatch):
     assert resumed.asked == ["plain 1"]
     assert record == json.loads(path.read_text())
     assert [end_to_end.ratio(halves) for halves in record["repeats"].values()] == ["4.0", "4.0"]
+    sittings = [(row["seed"], row["side"], row["epoch_seconds"]) for row in record["sittings"]]
+    assert sittings == [
+        (0, "ours", 4.25), (0, "plain", 4.25), (1, "ours", 6.25), (1, "plain", 6.25), (1, "plain", 3.25)
+    ]  # fmt: skip
+    assert "6.2, 6.2, 3.2" in shown(record)
     with pytest.raises(SystemExit, match=r"threshold = 99\.45, not 99\.4"):
         end_to_end.compare(path, end_to_end.Options(threshold=99.4), 2)
 

@@ -318,6 +318,23 @@ def test_the_same_seed_gives_the_same_bits(training, backend):
     assert not same(runs[0].state_dict, runs[2].state_dict)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_kernels_train_on_one_thread_of_torch(training, backend):
+    """Others only wait for each other there; whatever ends a training, the caller has its own number again."""
+    torch.set_num_threads(2)
+    heard = []
+
+    def on_epoch(epoch):
+        heard.append(torch.get_num_threads())
+        if len(heard) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train.train(ARCHITECTURE, training, training.validation, Recipe(epochs=2), backend=backend, on_epoch=on_epoch)
+    assert heard == [1 if backend == "kernels" else 2] * 2
+    assert torch.get_num_threads() == 2
+
+
 def test_it_leaves_the_global_generator_alone(training):
     torch.manual_seed(5)
     before = torch.get_rng_state()

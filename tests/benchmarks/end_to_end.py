@@ -19,7 +19,8 @@
 * A finished half of a repeat is in the record at once, and not done again. A half of ours that was cut starts anew, in
   an empty folder, so that its time is whole; one of plain goes on from its last finished trial. The studies lie beside
   the record, in a folder of its name and `-studies`; plain's journals are kept with the record, so that a half of hours
-  may go on in another checkout. Where it does, its machine should be the same: a half names the one that finished it.
+  may go on in another checkout. Where it does, its machine should be the same: a half names the one that finished it,
+  and the record has how fast the machine was after each half of ours and before each sitting of plain.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from rich.table import Table
 
 from nas import data, teacher
 from nas import study as studies
-from nas.architecture import Architecture
+from nas.architecture import KNOWN, Architecture
 from nas.data import TrainingData
 from nas.errors import NasError
 from nas.export import read_winner, write_atomic
@@ -156,11 +157,28 @@ def compare(path: Path, options: Options, repeats: int) -> dict[str, Any]:
             load_before = os.getloadavg()[0]
             if side == "ours":
                 half = run_ours(seed, options, folder)
+                sit(path, record, seed, side)  # afterwards: the kernels that it compiles are then in the cache
             else:
+                sit(path, record, seed, side)
                 half = run_plain(seed, options.times * halves["ours"]["seconds"], options, folder)
             halves[side] = {**half, "load_before": load_before, "machine": studies.environment("cpu")}
             records.save(path, record)
     return record
+
+
+def sit(path: Path, record: dict[str, Any], seed: int, side: str) -> None:
+    """Note what an epoch of the starting network takes on this machine now: a cloud's differ from hour to hour."""
+    row = {"seed": seed, "side": side, "time": studies.now(), "epoch_seconds": round(pace(), 2)}
+    record.setdefault("sittings", []).append(row)
+    records.save(path, record)
+
+
+def pace() -> float:
+    """Seconds of an epoch of the starting network in this process."""
+    training = data.training_data(data.resolve("mnist", data_dir=None), data_dir=None)
+    assert training.validation is not None
+    recipe = Recipe(epochs=1, teacher=None)
+    return train(Architecture.parse(KNOWN[0].text), training, training.validation, recipe, seed=0).seconds
 
 
 def ratio(halves: dict[str, Any]) -> str:
@@ -179,9 +197,12 @@ def table(record: dict[str, Any]) -> Table:
         title=f"Minutes to a network of at most {options['max_params']:,} parameters with a last-5 of "
         f"{options['threshold']} % on the validation split of MNIST",
         caption=f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}, {machine['time']}; a "
-        f"plain run is stopped at {options['times']:g} times ours",
+        f"plain run is stopped at {options['times']:g} times ours; pace: an epoch of the starting network in one "
+        "process, after ours, and before each sitting of plain",
     )
-    for heading in ("seed", "ours, min", "last-5", "trials", "plain, min", "last-5", "trials", "trained", "ratio"):
+    side = ("min", "last-5", "trials")
+    headings = ("seed", *(f"ours, {each}" for each in side), *(f"plain, {each}" for each in side), "trained", "ratio")
+    for heading in (*headings, "pace, s"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for seed, halves in record["repeats"].items():
         cells = [seed]
@@ -192,6 +213,8 @@ def table(record: dict[str, Any]) -> Table:
             last5 = f"{plain['best']['last5']:.3f}" if plain["best"] else "none"
             count = sum(plain["trials"].values())
             cells += [_minutes(plain), last5, str(count), str(plain["trained"]), ratio(halves)]
+        paces = [f"{row['epoch_seconds']:.1f}" for row in record["sittings"] if str(row["seed"]) == seed]
+        cells += [""] * (len(headings) - len(cells)) + [", ".join(paces)]
         shown.add_row(*cells)
     return shown
 
