@@ -521,7 +521,7 @@ def _race(
     second = studies.finalists(study)
     second.sampler = optuna.samplers.RandomSampler(seed=settings.seed)  # every parameter is given
     recipe = dataclasses.replace(settings.recipe, epochs=settings.finalist_epochs)
-    progress.phase, progress.best, progress.done_before = "finalists", None, None
+    progress.phase, progress.best, progress.done_before = "finalists", _leading(study), None
     by_number = {trial.number: trial for trial in candidates}
     planned = sum(_places(len(candidates), turn, settings) for turn in range(settings.finalist_seeds))
     running: dict[int, Trial] = {}
@@ -621,7 +621,13 @@ def _hear_finalist(
         score = message.run.last(FINALIST_LAST)
         save_weights(study, trial.params["candidate"], message.job.seed, message.run)
         second.tell(trial, score)
+        progress.best = _leading(study)
         view(progress, f"finalist {trial.params['candidate']:>3}  {score:6.2f} %  {label}")
+
+
+def _leading(study: Study) -> tuple[float, str, int] | None:
+    """The finalist that would win now: mean accuracy, schedule, parameters; None before the first score."""
+    return next(((first.mean, first.schedule, first.num_params) for first in finalists_of(study)), None)
 
 
 def _scored(second: Study) -> int:

@@ -962,3 +962,17 @@ def test_the_view_hears_the_counts_and_the_time_left():
     assert max(done for phase, done, *_ in seen if phase == "finalists") == 4
     assert all(done <= total for _, done, total, _, _ in seen)
     assert any(left is not None and 0 <= left < 60 for *_, left, _ in seen)
+
+
+def test_the_finalist_that_leads_is_shown():
+    shown = []
+
+    def view(progress, line):
+        if line and line.startswith("finalist"):
+            shown.append(progress.best)
+
+    outcome = toys.run(toys.Pool(), view=view)
+    winner = outcome.finalists[0]
+    assert len(shown) == sum(len(finalist.scores) for finalist in outcome.finalists)
+    assert shown[0] is not None
+    assert shown[-1] == (winner.mean, winner.schedule, winner.num_params)
