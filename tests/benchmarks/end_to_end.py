@@ -45,7 +45,7 @@ from rich.table import Table
 from nas import data, teacher
 from nas import study as studies
 from nas.architecture import KNOWN, Architecture
-from nas.data import TrainingData
+from nas.data import Split, TrainingData
 from nas.errors import NasError
 from nas.export import read_winner, write_atomic
 from nas.run import LAST
@@ -77,8 +77,7 @@ def run_ours(seed: int, options: Options, folder: Path) -> dict[str, Any]:
     studies_dir = folder / f"ours-{seed}"
     shutil.rmtree(studies_dir, ignore_errors=True)
     began = time.perf_counter()
-    training = data.training_data(data.resolve("mnist", data_dir=None), data_dir=None)
-    assert training.validation is not None
+    training, _ = images()
     rounds: list[dict[str, Any]] = []
     for trials in range(Settings.trials, options.most + 1, options.more):
         search = ["search", "--max-params", str(options.max_params), "--seed", str(seed), "--trials", str(trials)]
@@ -131,12 +130,18 @@ def start(arguments: list[str], **environment: str) -> str:
     return done.stdout
 
 
+def images() -> tuple[TrainingData, Split]:
+    """What a search trains on, and its validation split."""
+    training = data.training_data(data.resolve("mnist", data_dir=None), data_dir=None)
+    assert training.validation is not None
+    return training, training.validation
+
+
 def held_out() -> list[int]:
     """Where the search's validation images are in the training set as it is published."""
     mnist = data.resolve("mnist", data_dir=None)
     whole = data.training_data(mnist, data_dir=None, validation=None).train
-    split = data.training_data(mnist, data_dir=None).validation
-    assert split is not None
+    _, split = images()
     places = {image.numpy().tobytes(): place for place, image in enumerate(whole.images)}
     return [places[image.numpy().tobytes()] for image in split.images]
 
@@ -175,10 +180,8 @@ def sit(path: Path, record: dict[str, Any], seed: int, side: str) -> None:
 
 def pace() -> float:
     """Seconds of an epoch of the starting network in this process."""
-    training = data.training_data(data.resolve("mnist", data_dir=None), data_dir=None)
-    assert training.validation is not None
-    recipe = Recipe(epochs=1, teacher=None)
-    return train(Architecture.parse(KNOWN[0].text), training, training.validation, recipe, seed=0).seconds
+    training, validation = images()
+    return train(Architecture.parse(KNOWN[0].text), training, validation, Recipe(epochs=1), seed=0).seconds
 
 
 def ratio(halves: dict[str, Any]) -> str:
