@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import shlex
 import sys
 import time
@@ -62,7 +61,9 @@ Storage = Annotated[
 Teacher = Annotated[
     str | None, typer.Option("--teacher", help="A larger network to learn from as well: auto, none, or its schedule.")
 ]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; one a core on a CPU, one on a GPU.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Trainings at once; one a core on a CPU, 4 on a GPU.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
 BackendName = Annotated[Backend, typer.Option("--backend", help="Kernels are for a CPU alone.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
@@ -147,7 +148,7 @@ def search(
     from nas import teacher as teachers
     from nas.space import SearchSpace
     from nas.train import Recipe, choose_device
-    from nas.workers import Pool
+    from nas.workers import Pool, default_count
 
     console = _console()
     device = choose_device(device)
@@ -167,7 +168,7 @@ def search(
         seed=seed, sampler=sampler, pruner=pruner, known=known, pareto=pareto, timeout=seconds,
     )  # fmt: skip
     name = study or f"{found.name}-{limits.name}{'-pareto' * pareto}"
-    count = workers or _default_workers(device)
+    count = workers or default_count(device)
     if dry_run:
         _dry_run(space, settings, name, count, device)
         return
@@ -222,7 +223,7 @@ def tune(
     from nas import study as studies
     from nas import tune as tuning
     from nas.train import Recipe, choose_device
-    from nas.workers import Pool
+    from nas.workers import Pool, default_count
 
     console = _console()
     device = choose_device(device)
@@ -239,7 +240,7 @@ def tune(
     _warn(training, console)
     record = _record(found, training, device) | {"target": plan.target, "num_validation": len(training.validation)}
     opened = studies.create(name, None, settings.shared(training.hash), record)
-    count = workers or _default_workers(device)
+    count = workers or default_count(device)
     with (
         Pool(count, training, training.validation, device=device, backend=backend) as pool,
         report.LiveView(console, quiet=quiet) as view,
@@ -296,7 +297,7 @@ def train_best(
     from nas import data, report
     from nas import run as running
     from nas.train import choose_backend, choose_device
-    from nas.workers import Pool
+    from nas.workers import Pool, cores, default_count
 
     console = _console()
     device = choose_device(device)
@@ -315,8 +316,8 @@ def train_best(
     record = _record(found, training, device) | {"opened": f"once for these seeds, recorded in {log.name}"}
     if plan.reference is not None:
         record["reference"] = plan.reference
-    count = min(_at_once(plan, choose_backend(device, backend)[0]), workers or _default_workers(device))
-    threads = max(1, _cores() // count) if device == "cpu" else 1  # plain torch's: kernels have one
+    count = min(_at_once(plan, choose_backend(device, backend)[0], device), workers or default_count(device))
+    threads = max(1, cores() // count) if device == "cpu" else 1  # plain torch's: kernels have one
     if not as_json:
         print(f"{chosen}\n{chosen.num_params:,} parameters, {chosen.macs:,} MACs, {found.title}, {device}", flush=True)
         if plan.recipe.teacher is not None:
@@ -556,19 +557,14 @@ def _console(*, stdout: bool = False) -> Console:
     return Console(stderr=not stdout, highlight=False, width=None if terminal else PIPE_WIDTH)
 
 
-def _cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _at_once(plan: Plan, backend_name: str, device: str) -> int:
+    """How many workers a full run can have use of: one a seed, or as many as its teacher has answers to give.
 
-
-def _at_once(plan: Plan, backend_name: str) -> int:
-    """How many processes a full run can have use of: one a seed, or on kernels one for each answer of its teacher."""
-    answers = plan.recipe.epochs if plan.recipe.teacher is not None and backend_name == "kernels" else 0
+    A lone seed on plain torch and a CPU is better off with all cores for itself.
+    """
+    single = backend_name == "torch" and device == "cpu"
+    answers = 0 if plan.recipe.teacher is None or single else plan.recipe.epochs
     return max(len(plan.seeds), answers)
-
-
-def _default_workers(device: str) -> int:
-    return _cores() if device == "cpu" else 1
 
 
 def _dataset(name: str | None, data_dir: Path | None, console: Console) -> Dataset:

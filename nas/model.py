@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from nas.architecture import Architecture, Layer
+
+_DRAWING = threading.Lock()
+"""Weights are drawn by the one global generator."""
 
 
 class Residual(nn.Sequential):
@@ -25,7 +29,7 @@ def build(architecture: Architecture, *, seed: int | None = None) -> nn.Sequenti
 
     Weights are torch's defaults drawn under `seed`, without touching the global generator; None uses that generator.
     """
-    with torch.random.fork_rng(enabled=seed is not None, devices=[]):
+    with _DRAWING, torch.random.fork_rng(enabled=seed is not None, devices=[]):
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators' as well
         return _sequential(architecture)

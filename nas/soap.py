@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas.graph import Graph
+
 BETA = 0.95
 """Of all moving averages: the gradient, its square, and the second moments that the bases are of (the paper's)."""
 
@@ -46,6 +48,7 @@ class Soap(torch.optim.Optimizer):
             self.matrices.append(_Matrix(slice(start, end), shape, flat))
             start = end
         self.weights = flat[:start]
+        self._updating, self._renewing = Graph(flat.device), Graph(flat.device)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -53,22 +56,30 @@ class Soap(torch.optim.Optimizer):
         assert closure is None
         lr, weight_decay = self.param_groups[0]["lr"], self.param_groups[0]["weight_decay"]
         self.steps += 1
+        correction = 1 - BETA**self.steps
+        self._updating(self._update, correction, lr / correction, 1 - lr * weight_decay)
+        if self.steps % TURN == 0:
+            self._renewing(self._renew)
+
+    def _update(self, correction: float | Tensor, rate: float | Tensor, kept: float | Tensor) -> None:
+        """Moves `flat` by the gradient; `correction` is that of the averages, `kept` what decay leaves of a weight."""
         self.turned.copy_(self.gradient)
         for matrix in self.matrices:
             matrix.observe(self.gradient)
             matrix.turn(self.turned)
         self.mean.lerp_(self.turned, 1 - BETA)
         self.square.lerp_(self.turned.square_(), 1 - BETA)
-        correction = 1 - BETA**self.steps
         scale = self.square.div(correction).sqrt_().add_(EPS)
-        torch.div(self.mean, scale, out=self.turned).mul_(lr / correction)
+        torch.div(self.mean, scale, out=self.turned).mul_(rate)
         for matrix in self.matrices:
             matrix.turn_back(self.turned)
-        self.weights.mul_(1 - lr * weight_decay)
+        self.weights.mul_(kept)
         self.flat.sub_(self.turned)
-        if self.steps % TURN == 0:
-            for matrix in self.matrices:
-                matrix.renew(self.mean, self.square)
+
+    def _renew(self) -> None:
+        """New bases for all matrices."""
+        for matrix in self.matrices:
+            matrix.renew(self.mean, self.square)
 
 
 class _Matrix:
@@ -83,7 +94,7 @@ class _Matrix:
         self.part, self.shape = part, (rows, columns)
         sides = [None if depthwise or rows > MAX_SIDE else rows, None if columns > MAX_SIDE else columns]
         self.moments = [None if side is None else flat.new_zeros(side, side) for side in sides]
-        self.bases = [None if side is None else torch.eye(side, device=flat.device) for side in sides]
+        self.bases = [None if side is None else torch.eye(side, device=flat.device).T for side in sides]
 
     def of(self, flat: Tensor) -> Tensor:
         return flat[self.part].view(self.shape)
@@ -114,7 +125,7 @@ class _Matrix:
             if moments is not None and basis is not None:
                 image = moments @ basis
                 order = (basis * image).sum(0).argsort(descending=True, stable=True)
-                self.bases[side] = torch.linalg.qr(image[:, order])[0]
+                basis.copy_(torch.linalg.qr(image[:, order])[0])  # column by column in memory, as the bases are
                 squares = self.of(square)
                 squares.copy_(squares.index_select(side, order))
         self.turn(mean)

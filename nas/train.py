@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol, get_args
 
 import torch
@@ -19,6 +20,7 @@ from nas import data, kernels
 from nas.architecture import Architecture
 from nas.data import Split, TrainingData
 from nas.errors import NasError, UsageError
+from nas.graph import Graph
 from nas.model import build
 from nas.soap import Soap
 
@@ -196,25 +198,39 @@ def train(
     backend_name, network = _network(architecture, model, training, device, backend)
     _, judge = _network(architecture, averaged, training, device, backend)
     assert (recipe.teacher is None) == (lesson is None), "a lesson comes with a recipe that names its teacher"
-    answers = None if lesson is None else lesson.to(device)
     generator = torch.Generator(device).manual_seed(seed)
     batches = _batches(len(split), recipe.batch_size)
     steps, step = len(batches) * recipe.epochs, 0
+    # What a step reads stays where it is, as a graph of it must find it there.
+    chosen = torch.empty(recipe.batch_size, dtype=torch.long, device=device)  # a batch's images
+    maps = torch.empty(len(split), 2, 3, device=device) if _moves(recipe) else None  # an epoch's, as its answers
+    answers = None if lesson is None else torch.empty_like(lesson[0], device=device)
+
+    def learn(count: int) -> tuple[Any, Any]:
+        """Loss and hits of the first `count` chosen images; the gradient lies where the optimizer looks."""
+        index = chosen[:count]
+        images = network.batch(split, index, None if maps is None else maps[index])
+        soft = None if answers is None else _soften(answers[index], recipe)
+        return network.step(images, labels[index], recipe, soft)
+
+    graphs = {end - start: Graph(device) for start, end in batches}
     epochs: list[Epoch] = []
     stopped = False
     with _threads(backend_name):
         while len(epochs) < recipe.epochs and not stopped:
             epoch_began = time.perf_counter()
             order = torch.randperm(len(split), generator=generator, device=device)
-            theta = _theta(recipe, training, generator) if answers is None else _views(recipe, training, len(epochs))
+            if maps is not None:
+                views = _maps(recipe, training, generator) if lesson is None else _views(recipe, training, len(epochs))
+                maps.copy_(views)
+            if answers is not None and lesson is not None:
+                answers.copy_(lesson[len(epochs)])
             total, correct, seen = 0.0, 0.0, 0
             for start, end in batches:
                 for group in optimizer.param_groups:
                     group["lr"] = rate(recipe, (step + 1) / steps)
-                index = order[start:end]
-                images = network.batch(split, index, None if theta is None else theta[index])
-                soft = None if answers is None else _soften(answers[len(epochs), index], recipe)
-                loss, hits = network.step(images, labels[index], recipe, soft)
+                chosen[: end - start].copy_(order[start:end])
+                loss, hits = graphs[end - start](partial(learn, end - start))
                 optimizer.step()
                 step += 1
                 average.lerp_(moving, 1 - decay(recipe, step, steps))
@@ -265,7 +281,7 @@ def teach(
     """
     torch.set_flush_denormal(True)
     network = _judge(teacher_of(recipe, student), weights, training, device, backend)
-    split, theta = training.train, _views(recipe, training, epoch)
+    split, theta = training.train, _views(recipe, training, epoch) if _moves(recipe) else None
     answers = []
     for start, end in _batches(len(split), 128, least=1):
         index = torch.arange(start, end, device=split.labels.device)
@@ -538,10 +554,13 @@ def _batches(count: int, size: int, *, least: int = 2) -> list[tuple[int, int]]:
     return [(start, end) for start, end in bounds if end - start >= least]
 
 
-def _theta(recipe: Recipe, training: TrainingData, generator: torch.Generator) -> Tensor | None:
-    """An epoch's affine maps (N, 2, 3), one for each training image; None when the recipe moves nothing."""
-    if not any(getattr(recipe, name) for name in MAPS):
-        return None
+def _moves(recipe: Recipe) -> bool:
+    """Whether a recipe moves the images at all."""
+    return any(getattr(recipe, name) for name in MAPS)
+
+
+def _maps(recipe: Recipe, training: TrainingData, generator: torch.Generator) -> Tensor:
+    """An epoch's affine maps (N, 2, 3), one for each training image."""
     return data.random_affine(
         len(training.train),
         degrees=recipe.degrees,
@@ -553,10 +572,10 @@ def _theta(recipe: Recipe, training: TrainingData, generator: torch.Generator) -
     )
 
 
-def _views(recipe: Recipe, training: TrainingData, epoch: int) -> Tensor | None:
+def _views(recipe: Recipe, training: TrainingData, epoch: int) -> Tensor:
     """An epoch's maps in a lesson: drawn on the CPU, so that a lesson holds for every device."""
-    theta = _theta(recipe, training, torch.Generator().manual_seed(VIEWS_SEED + epoch))
-    return None if theta is None else theta.to(training.train.labels.device)
+    maps = _maps(recipe, training, torch.Generator().manual_seed(VIEWS_SEED + epoch))
+    return maps.to(training.train.labels.device)
 
 
 def _soften(logits: Tensor, recipe: Recipe) -> Tensor:

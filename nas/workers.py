@@ -1,4 +1,4 @@
-"""Worker processes that only train: the parent hands out jobs, hears of every epoch, and answers go on or stop."""
+"""Workers that only train: the parent hands out jobs, hears of every epoch, and answers go on or stop."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -27,6 +28,10 @@ from nas.train import Backend, Epoch, Recipe, Run, choose_backend, teach, train
 
 BLIND = 10_000
 """The training images that a blind job is scored on, the first of them."""
+
+
+AT_ONCE = 4
+"""Workers on a CUDA device unless said: on an H200 an epoch took 0.9 s alone, and 1.3 s each of four at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +71,10 @@ class _Worker:
 
 
 class Pool:
-    """`count` processes of `threads` threads each, spawned at the first job; a context manager, which ends them.
+    """`count` workers of `threads` threads each, spawned at the first job; a context manager, which ends them.
+
+    A worker is a process. On a CUDA device all are threads of one process instead, each with its own stream: a small
+    network's kernels leave most of such a device idle, and those of several processes take turns on it.
 
     The training data travel once, in shared memory. `evaluation` is what every epoch is scored on: the search passes
     the validation split, a full run the test split it was given. A job of another fold is scored on that one instead.
@@ -77,6 +85,7 @@ class Pool:
     ) -> None:
         self._context = mp.get_context("spawn")
         self._arguments = (training, evaluation, device, backend, threads)
+        self._on_cuda = torch.device(device).type == "cuda"
         self._compiles = choose_backend(device, backend)[0] == "kernels"
         self._count = count
         self._workers: list[_Worker] = []
@@ -127,7 +136,7 @@ class Pool:
                 worker.process.join()
                 worker.pipe.close()
                 job, code = worker.job, worker.process.exitcode
-                self._workers[number] = self._spawn()
+                (self._workers[number],) = self._spawn(1)
                 yield Message(worker=number, job=job, failure=f"the worker died (exit code {code}; out of memory?)")
                 continue
             if kind == "bug":
@@ -162,16 +171,30 @@ class Pool:
         """At the first job: a search that has nothing left to train starts nothing."""
         if self._compiles:
             kernels.compile_all()  # here, once: workers find the kernels in the cache
-        self._workers = [self._spawn() for _ in range(self._count)]
+        at_once = self._count if self._on_cuda else 1
+        self._workers = [worker for _ in range(0, self._count, at_once) for worker in self._spawn(at_once)]
 
-    def _spawn(self) -> _Worker:
-        ours, theirs = self._context.Pipe()
+    def _spawn(self, count: int) -> list[_Worker]:
+        """That many workers in one new process."""
+        pipes = [self._context.Pipe() for _ in range(count)]
         threads = self._arguments[-1]
         with _environment(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads)), _ignoring_interrupts():
-            process = self._context.Process(target=_work, args=(theirs, *self._arguments), daemon=True)
+            arguments = ([theirs for _, theirs in pipes], *self._arguments)
+            process = self._context.Process(target=_host, args=arguments, daemon=True)
             process.start()
-        theirs.close()
-        return _Worker(process=process, pipe=ours)
+        for _, theirs in pipes:
+            theirs.close()
+        return [_Worker(process=process, pipe=ours) for ours, _ in pipes]
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_count(device: str) -> int:
+    """Workers that make the most of a device."""
+    return {"cpu": cores(), "cuda": AT_ONCE}.get(torch.device(device).type, 1)
 
 
 def each(jobs: Iterable[Job], pool: Pool, heard: Callable[[Message], None]) -> Iterator[Message]:
@@ -193,14 +216,23 @@ def each(jobs: Iterable[Job], pool: Pool, heard: Callable[[Message], None]) -> I
                 yield message
 
 
-def _work(
-    pipe: Connection, training: TrainingData, evaluation: Split, device: str, backend: Backend, threads: int
+def _host(
+    pipes: list[Connection], training: TrainingData, evaluation: Split, device: str, backend: Backend, threads: int
 ) -> None:
-    """A worker's life: jobs until the parent goes."""
+    """The life of a process of workers: until the parent goes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # again, for systems that do not hand it down
     torch.set_num_threads(threads)
     training, evaluation = _to(training, device), evaluation.to(device)
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionError):  # the parent is gone
+    working = [partial(_work, pipe, training, evaluation, device, backend) for pipe in pipes]
+    beside = [threading.Thread(target=work) for work in working[1:]]
+    for thread in beside:
+        thread.start()
+    working[0]()
+
+
+def _work(pipe: Connection, training: TrainingData, evaluation: Split, device: str, backend: Backend) -> None:
+    """A worker's life: jobs until the parent goes."""
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionError), _stream(device):  # the parent is gone
         while True:
             job: Job = pipe.recv()
             try:
@@ -253,6 +285,13 @@ def _train(pipe: Connection, job: Job, training: TrainingData, evaluation: Split
 def _to(training: TrainingData, device: str) -> TrainingData:
     validation = None if training.validation is None else training.validation.to(device)
     return dataclasses.replace(training, train=training.train.to(device), validation=validation)
+
+
+def _stream(device: str) -> contextlib.AbstractContextManager[Any]:
+    """On a CUDA device a stream of this thread's own."""
+    if torch.device(device).type != "cuda":
+        return contextlib.nullcontext()
+    return torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager

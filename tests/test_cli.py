@@ -354,9 +354,10 @@ def test_a_full_run_of_one_seed_has_its_teacher_asked_by_all_workers():
     alone = run.schedule_plan("8 M 8 G C", data.named("mnist"), "by-hand")
     taught = run.with_teacher(alone, "auto")
     assert [len(plan.seeds) for plan in (alone, taught)] == [1, 1]
-    assert cli._at_once(taught, "kernels") == taught.recipe.epochs == 15
-    assert cli._at_once(taught, "torch") == cli._at_once(alone, "kernels") == 1  # a process alone has all the threads
-    assert cli._at_once(dataclasses.replace(taught, seeds=tuple(range(20))), "kernels") == 20
+    assert cli._at_once(taught, "kernels", "cpu") == cli._at_once(taught, "torch", "cuda") == taught.recipe.epochs == 15
+    assert cli._at_once(taught, "torch", "cpu") == 1  # a process alone has all the threads
+    assert cli._at_once(alone, "kernels", "cpu") == cli._at_once(alone, "torch", "cuda") == 1
+    assert cli._at_once(dataclasses.replace(taught, seeds=tuple(range(20))), "kernels", "cpu") == 20
 
 
 def test_train_best_says_who_teaches(tmp_path):

@@ -14,13 +14,14 @@ import nas
 PACKAGE = Path(nas.__file__).parent
 LAYERS = {
     "errors": 0, "budget": 0, "architecture": 0,
-    "space": 1, "model": 1, "kernels": 1, "soap": 1, "surrogate": 1, "data": 1,
+    "space": 1, "model": 1, "kernels": 1, "graph": 1, "soap": 1, "surrogate": 1, "data": 1,
     "train": 2,
     "study": 3, "sampler": 3, "search": 3, "export": 3, "workers": 3, "teacher": 3, "run": 3, "compare": 3, "tune": 3,
     "report": 4,
     "cli": 5,
 }  # fmt: skip
 SAME_LAYER = {
+    "soap": {"graph"},
     "teacher": {"study", "export", "workers"},
     "search": {"study", "sampler", "export", "workers", "teacher"},
     "run": {"study", "export", "workers", "teacher"},

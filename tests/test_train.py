@@ -369,10 +369,13 @@ def test_a_loss_that_is_not_finite_is_a_known_failure(training, backend):
     assert isinstance(caught.value, NasError)
 
 
-def test_no_augmentation_draws_no_maps(training):
-    still = Recipe(degrees=0, translate=0, scale=0, shear=0)
-    assert train._theta(still, training, torch.Generator()) is None
-    assert train._theta(Recipe(), training, torch.Generator()).shape == (384, 2, 3)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_augmentation_draws_no_maps(training, backend, monkeypatch):
+    monkeypatch.setattr(data, "random_affine", lambda *_, **__: pytest.fail("maps were drawn"))
+    still = Recipe(epochs=1, degrees=0, translate=0, scale=0, shear=0)
+    assert len(train.train(ARCHITECTURE, training, training.validation, still, backend=backend).epochs) == 1
+    assert not train._moves(still)
+    assert train._moves(Recipe(degrees=0, translate=0, scale=0))
 
 
 # --- where it runs ----------------------------------------------------------------------------------------------------

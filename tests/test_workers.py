@@ -15,7 +15,7 @@ import toys
 from nas.architecture import Architecture
 from nas.data import fold
 from nas.train import Recipe, train
-from nas.workers import Job, Pool
+from nas.workers import Job, Pool, cores, default_count
 
 ARCHITECTURE = Architecture.parse("4v M 6 G C", input_shape=(1, 16, 16), num_classes=4)
 RECIPE = Recipe(epochs=2, batch_size=64)
@@ -72,6 +72,27 @@ def test_a_worker_trains_as_this_process_does(pool, training, number):
     assert [dataclasses.replace(e, seconds=0) for e in theirs.epochs] == [
         dataclasses.replace(e, seconds=0) for e in ours.epochs
     ]
+
+
+def test_workers_that_share_a_process_train_as_each_on_its_own(training, monkeypatch):
+    """As on a CUDA device; at once, so that neither may draw its weights while another does."""
+    with Pool(3, training, training.validation, device="cpu", backend="torch") as shared:
+        monkeypatch.setattr(shared, "_on_cuda", True)
+        for seed in range(3):
+            shared.submit(job(seed, seed=seed))
+        assert len({worker.process.pid for worker in shared._workers}) == 1
+        theirs = {message.job.seed: message.run for message in hear(shared) if message.run}
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for seed in range(3):
+        ours = train(ARCHITECTURE, training, training.validation, RECIPE, seed=seed, backend="torch")
+        assert all(theirs[seed].state_dict[key].equal(ours.state_dict[key]) for key in ours.state_dict)
+    torch.set_num_threads(before)
+
+
+def test_how_many_a_device_has_unless_said():
+    assert default_count("cpu") == cores() >= 1
+    assert (default_count("cuda"), default_count("cuda:1"), default_count("mps")) == (4, 4, 1)
 
 
 def test_it_stops_where_it_is_told_and_fails_with_a_reason(pool):

@@ -55,7 +55,7 @@ from nas.export import write_atomic
 from nas.search import paired_sd
 from nas.space import SearchSpace
 from nas.train import Backend, Recipe, choose_device
-from nas.workers import Job, Message, Pool
+from nas.workers import Job, Message, Pool, default_count
 
 FOLDER = Path(__file__).resolve().parents[2] / "studies" / "truth"
 CAP, LEAST_SHARE, MOST_MACS = 8000, 0.75, 2_200_000
@@ -431,7 +431,7 @@ def networks_command(
 
 @app.command("train")
 def train_command(
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; a core each, one on a GPU.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="At once; one a core on a CPU, 4 on a GPU.")] = None,
     minutes: Annotated[float, typer.Option(min=0, help="Begin no run after so many.")] = math.inf,
     data_dir: Annotated[Path | None, typer.Option(help="Where MNIST is.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
@@ -440,8 +440,7 @@ def train_command(
 ) -> None:
     """Train what the table lacks; what it has is never trained again."""
     end, path, chosen = time.monotonic() + 60 * minutes, folder / "runs.csv", choose_device(device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = workers or (cores if chosen == "cpu" else 1)
+    count = workers or default_count(chosen)
     schedules = list(pd.read_csv(folder / "networks.csv")["schedule"])
     for stage in (plan, confirm, repeat):
         runs = load(path, repair=True)
