@@ -64,7 +64,7 @@ Teacher = Annotated[
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Trainings at once; one a core on a CPU, 4 on a GPU.")
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda; auto is cuda where there is one.")]
 BackendName = Annotated[Backend, typer.Option("--backend", help="Kernels are for a CPU alone.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]

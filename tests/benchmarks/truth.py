@@ -434,7 +434,7 @@ def train_command(
     workers: Annotated[int | None, typer.Option(min=1, help="At once; one a core on a CPU, 4 on a GPU.")] = None,
     minutes: Annotated[float, typer.Option(min=0, help="Begin no run after so many.")] = math.inf,
     data_dir: Annotated[Path | None, typer.Option(help="Where MNIST is.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda; auto is cuda where there is one.")] = "auto",
     backend: Annotated[Backend, typer.Option(help="What trains on a CPU.")] = "auto",
     folder: Folder = FOLDER,
 ) -> None:
