@@ -223,11 +223,19 @@ def _host(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # again, for systems that do not hand it down
     torch.set_num_threads(threads)
     training, evaluation = _to(training, device), evaluation.to(device)
-    working = [partial(_work, pipe, training, evaluation, device, backend) for pipe in pipes]
-    beside = [threading.Thread(target=work) for work in working[1:]]
-    for thread in beside:
-        thread.start()
-    working[0]()
+    first, *others = (partial(_live, pipe, training, evaluation, device, backend) for pipe in pipes)
+    for live in others:
+        threading.Thread(target=live).start()
+    first()
+
+
+def _live(*arguments: Any) -> None:
+    """A worker that breaks takes its process along: the parent would wait for a thread that is no more."""
+    try:
+        _work(*arguments)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
 
 
 def _work(pipe: Connection, training: TrainingData, evaluation: Split, device: str, backend: Backend) -> None:

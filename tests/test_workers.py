@@ -90,6 +90,27 @@ def test_workers_that_share_a_process_train_as_each_on_its_own(training, monkeyp
     torch.set_num_threads(before)
 
 
+class Unreadable:
+    """Cannot be read by who receives it."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def test_a_worker_that_breaks_takes_those_of_its_process_along(training, monkeypatch):
+    """All are replaced, and what they were at is reported: a thread that ends has no exit code to wait for."""
+    with Pool(2, training, training.validation, device="cpu", backend="torch") as shared:
+        monkeypatch.setattr(shared, "_on_cuda", True)
+        shared.submit(job("long", recipe=dataclasses.replace(RECIPE, epochs=10_000)))
+        shared.submit(job(Unreadable()))
+        heard = hear(shared)
+        assert [message.failure for message in heard if message.failure] == [
+            "the worker died (exit code 1; out of memory?)"
+        ] * 2
+        shared.submit(job("next"))
+        assert hear(shared)[-1].run
+
+
 def test_how_many_a_device_has_unless_said():
     assert default_count("cpu") == cores() >= 1
     assert (default_count("cuda"), default_count("cuda:1"), default_count("mps")) == (4, 4, 1)
