@@ -369,6 +369,10 @@ def test_a_loss_that_is_not_finite_is_a_known_failure(training, backend):
     assert isinstance(caught.value, NasError)
 
 
+def test_an_epoch_has_a_map_for_each_image(training):
+    assert train._maps(Recipe(), training, torch.Generator()).shape == (384, 2, 3)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_augmentation_draws_no_maps(training, backend, monkeypatch):
     monkeypatch.setattr(data, "random_affine", lambda *_, **__: pytest.fail("maps were drawn"))

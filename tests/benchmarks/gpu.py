@@ -34,7 +34,7 @@ from nas.architecture import KNOWN, Architecture
 from nas.data import Split, TrainingData
 from nas.graph import Graph
 from nas.train import Recipe, train
-from nas.workers import Job, Pool, each
+from nas.workers import Job, Pool, cores, each
 
 RECORD = Path(__file__).resolve().parents[2] / "studies" / "gpu.json"
 NETWORKS = {"start": KNOWN[0].text, "separable": "26r s13r M 30vr s36vr s36vr s39vr G C"}
@@ -96,7 +96,7 @@ def measure(rounds: int, path: Path) -> None:
             taken["CPU, one core"].append(alone("cpu", text))
             progress.print(name, *(f"{loop} {seconds[-1]:.2f} s" for loop, seconds in taken.items()), sep="  ")
             records.save(path, found)
-    for device, count in (*(("cuda", count) for count in (1, 2, 4, 8)), ("cpu", len(os.sched_getaffinity(0)))):
+    for device, count in (*(("cuda", count) for count in (1, 2, 4, 8)), ("cpu", cores())):
         rate = together(device, NETWORKS["separable"], count)
         found["together"][f"{device}, {count}"] = rate
         progress.print(f"separable  {device}, {count} at once  {rate:.0f} epochs an hour")
