@@ -159,7 +159,32 @@ def searches() -> str:
     return "\n".join(lines)
 
 
-PARTS = {"results": results, "former": former, "count": count, "fidelity": fidelity, "searches": searches}
+def end_to_end() -> str:
+    """How long a search and its winner's training took to a threshold, and the plain script, where both were run."""
+    benchmark = toys.benchmark("end_to_end")
+    record = json.loads((ROOT / "studies" / "end-to-end.json").read_text(encoding="utf-8"))
+    lines = [
+        "| seed | `nas`, min | trials | its network | last-5 | plain, min | trials | trained | last-5 | ratio |",
+        "|-|-|-|-|-|-|-|-|-|-|",
+    ]
+    for seed, halves in record["repeats"].items():
+        if len(halves) < 2:
+            continue
+        ours, plain = halves["ours"], halves["plain"]
+        last = ours["rounds"][-1]
+        best = f"{plain['best']['last5']:.3f}" if plain["best"] else "none"
+        lines.append(
+            f"| {seed} | {benchmark.minutes(ours)} | {last['trials']} | `{last['schedule']}` ({last['num_params']:,}) "
+            f"| {last['last5']:.3f} | {benchmark.minutes(plain)} | {benchmark.trials(plain)} | {plain['trained']} "
+            f"| {best} | {benchmark.ratio(halves)} |"
+        )
+    return "\n".join(lines)
+
+
+PARTS = {
+    "results": results, "former": former, "count": count, "fidelity": fidelity, "searches": searches,
+    "end to end": end_to_end,
+}  # fmt: skip
 
 
 def generated(text: str) -> str:

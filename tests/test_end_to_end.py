@@ -179,7 +179,8 @@ class Runners:
         assert seconds == 10 * (60.0 + seed)
         best = {"last5": 99.46 if self.plain else 99.3}
         taken = 240.0 + 4 * seed if self.plain else seconds + 0.1
-        return {"reached": self.plain, "seconds": taken, "trials": {"COMPLETE": 3}, "trained": 3, "best": best}
+        trials = {"COMPLETE": 3, "PRUNED": 104, "FAIL": 2}
+        return {"reached": self.plain, "seconds": taken, "trials": trials, "trained": 3, "best": best}
 
 
 def shown(record: dict[str, Any]) -> str:
@@ -210,11 +211,19 @@ def test_no_half_is_run_twice(tmp_path, monkeypatch):
         end_to_end.compare(path, end_to_end.Options(threshold=99.4), 2)
 
 
+def test_the_pace_is_without_compiling(monkeypatch):
+    seconds = iter([19.2, 3.1])
+    monkeypatch.setattr(end_to_end, "images", lambda: (None, None))
+    monkeypatch.setattr(end_to_end, "train", lambda *_, **__: argparse.Namespace(seconds=next(seconds)))
+    assert end_to_end.pace() == 3.1
+
+
 def test_a_censored_run_is_reported_as_such(tmp_path, monkeypatch):
     Runners(monkeypatch, plain=False)
     record = end_to_end.compare(tmp_path / "record.json", end_to_end.Options(), 1)
     assert end_to_end.ratio(record["repeats"]["0"]) == ">= 10.0"
     assert "10.0, not reached" in shown(record)
+    assert " 107 " in shown(record)  # those killed are not among the trials
 
 
 @pytest.mark.parametrize(("plain", "said"), [(True, "<= 2.0"), (False, "neither")])
