@@ -156,8 +156,8 @@ def searches() -> str:
             f"{row['near']} of {len(row['scores'])} |"
         )
     means = benchmark.full_runs(record)
-    timed = [halves["ours"]["rounds"][-1]["schedule"] for halves in end_to_end_record()["repeats"].values()]
-    scores = [means[winner] for winner in timed if winner in means]
+    winners = [halves["ours"]["rounds"][-1]["schedule"] for halves in timed().values()]
+    scores = [means[winner] for winner in winners if winner in means]
     shown, near = ", ".join(f"{score:.3f}" for score in scores), sum(score >= best - 0.05 for score in scores)
     lines.append(
         f"\nThe best of all is `{schedule}`, {best:.3f}. By the same measure the winners of the searches "
@@ -169,27 +169,22 @@ def searches() -> str:
 def end_to_end() -> str:
     """How long a search and its winner's training took to a threshold, and the plain script, where both were run."""
     benchmark = toys.benchmark("end_to_end")
-    record = end_to_end_record()
     lines = [
-        "| seed | `nas`, min | trials | its network | last-5 | plain, min | trials | trained | last-5 | ratio |",
+        "| seed | `nas`, min | last-5 | trials | plain, min | last-5 | trials | trained | ratio | network of `nas` |",
         "|-|-|-|-|-|-|-|-|-|-|",
     ]
-    for seed, halves in record["repeats"].items():
-        if len(halves) < 2:
-            continue
-        ours, plain = halves["ours"], halves["plain"]
-        last = ours["rounds"][-1]
-        best = f"{plain['best']['last5']:.3f}" if plain["best"] else "none"
-        lines.append(
-            f"| {seed} | {benchmark.minutes(ours)} | {last['trials']} | `{last['schedule']}` ({last['num_params']:,}) "
-            f"| {last['last5']:.3f} | {benchmark.minutes(plain)} | {benchmark.trials(plain)} | {plain['trained']} "
-            f"| {best} | {benchmark.ratio(halves)} |"
-        )
+    for seed, halves in timed().items():
+        if len(halves) == 2:
+            winner = halves["ours"]["rounds"][-1]
+            network = f"`{winner['schedule']}` ({winner['num_params']:,})"
+            lines.append(f"| {' | '.join([seed, *benchmark.cells(halves), network])} |")
     return "\n".join(lines)
 
 
-def end_to_end_record() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((ROOT / "studies" / "end-to-end.json").read_text(encoding="utf-8"))
+@cache
+def timed() -> dict[str, Any]:
+    """The repeats of the end-to-end benchmark, by seed."""
+    found: dict[str, Any] = json.loads((ROOT / "studies" / "end-to-end.json").read_text(encoding="utf-8"))["repeats"]
     return found
 
 

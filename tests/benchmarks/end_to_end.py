@@ -210,24 +210,30 @@ def table(record: dict[str, Any]) -> Table:
     for heading in (*headings, "pace, s"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for seed, halves in record["repeats"].items():
-        cells = [seed]
-        if ours := halves.get("ours"):
-            last = ours["rounds"][-1]
-            cells += [minutes(ours), f"{last['last5']:.3f}", str(last["trials"])]
-        if plain := halves.get("plain"):
-            last5 = f"{plain['best']['last5']:.3f}" if plain["best"] else "none"
-            cells += [minutes(plain), last5, str(trials(plain)), str(plain["trained"]), ratio(halves)]
-        paces = [f"{row['epoch_seconds']:.1f}" for row in record["sittings"] if str(row["seed"]) == seed]
-        cells += [""] * (len(headings) - len(cells)) + [", ".join(paces)]
-        shown.add_row(*cells)
+        row = [seed, *cells(halves)]
+        paces = [f"{each['epoch_seconds']:.1f}" for each in record["sittings"] if str(each["seed"]) == seed]
+        row += [""] * (len(headings) - len(row)) + [", ".join(paces)]
+        shown.add_row(*row)
     return shown
 
 
-def minutes(half: dict[str, Any]) -> str:
+def cells(halves: dict[str, Any]) -> list[str]:
+    """What a repeat came to so far: minutes, last-5 and trials of each side, how many plain trained, the ratio."""
+    found: list[str] = []
+    if ours := halves.get("ours"):
+        last = ours["rounds"][-1]
+        found += [_minutes(ours), f"{last['last5']:.3f}", str(last["trials"])]
+    if plain := halves.get("plain"):
+        last5 = f"{plain['best']['last5']:.3f}" if plain["best"] else "none"
+        found += [_minutes(plain), last5, str(_trials(plain)), str(plain["trained"]), ratio(halves)]
+    return found
+
+
+def _minutes(half: dict[str, Any]) -> str:
     return f"{half['seconds'] / 60:.1f}" + ("" if half["reached"] else ", not reached")
 
 
-def trials(plain: dict[str, Any]) -> int:
+def _trials(plain: dict[str, Any]) -> int:
     """How many came to an end; one that was killed is left as failed, and counts for nothing."""
     return sum(count for state, count in plain["trials"].items() if state != "FAIL")
 

@@ -524,6 +524,7 @@ def main() -> None:
     arguments = arguments_of(parser)
     from nas import data
     from nas.errors import NasError
+    from nas.workers import cores as count_cores
 
     load = os.getloadavg()[0]
     if load > 0.5:
@@ -534,7 +535,7 @@ def main() -> None:
         training, machine = prepare(arguments.data_dir)
     except NasError as error:
         raise SystemExit(f"error: {error}") from None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = count_cores()
     options = Options(
         processes=arguments.processes or cores,
         rounds=arguments.rounds,
