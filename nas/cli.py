@@ -296,8 +296,8 @@ def train_best(
     """
     from nas import data, report
     from nas import run as running
-    from nas.train import choose_backend, choose_device
-    from nas.workers import Pool, cores, default_count
+    from nas.train import choose_backend, choose_device, cores
+    from nas.workers import Pool, default_count
 
     console = _console()
     device = choose_device(device)

@@ -176,6 +176,8 @@ def pareto_front(table: pd.DataFrame) -> pd.DataFrame:
 
 def environment(device: str) -> dict[str, Any]:
     """Versions and hardware, for the record."""
+    from nas.train import cores  # late: a study is read without torch
+
     packages = ("torch", "torchvision", "optuna", "numba", "numpy", "pandas")
     return {
         "nas": version("nas"),
@@ -183,7 +185,7 @@ def environment(device: str) -> dict[str, Any]:
         **{package: version(package) for package in packages},
         "platform": f"{platform.system()} {platform.machine()}",
         "processor": _processor(device),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "device": device,
         "command": shlex.join(["nas", *sys.argv[1:]]),
         "time": now(),

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -408,6 +409,11 @@ def choose_device(device: str) -> str:
         first = str(error).splitlines()[0]
         raise UsageError(f"--device {device} is not to be had here ({first}): use auto, cpu or cuda") from error
     return device
+
+
+def cores() -> int:
+    """Cores this process may use, which a cluster's job has fewer of than its machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _network(

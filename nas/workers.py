@@ -24,7 +24,7 @@ from nas import kernels
 from nas.architecture import Architecture
 from nas.data import Split, TrainingData, fold
 from nas.errors import NasError
-from nas.train import Backend, Epoch, Recipe, Run, choose_backend, teach, train
+from nas.train import Backend, Epoch, Recipe, Run, choose_backend, cores, teach, train
 
 BLIND = 10_000
 """The training images that a blind job is scored on, the first of them."""
@@ -185,11 +185,6 @@ class Pool:
         for _, theirs in pipes:
             theirs.close()
         return [_Worker(process=process, pipe=ours) for ours, _ in pipes]
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_count(device: str) -> int:

@@ -178,7 +178,7 @@ def end_to_end() -> str:
             winner = halves["ours"]["rounds"][-1]
             network = f"`{winner['schedule']}` ({winner['num_params']:,})"
             lines.append(f"| {' | '.join([seed, *benchmark.cells(halves), network])} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", benchmark.totals(timed())])
 
 
 @cache

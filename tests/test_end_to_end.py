@@ -232,6 +232,32 @@ def test_where_ours_fails_the_ratio_is_no_win(plain, said):
     assert end_to_end.ratio(halves) == said
 
 
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        # chi-squared's 95 % quantiles with 4 and 2 degrees of freedom are 9.488 and 5.991
+        (1, "plain 1 in 300.0. That is one in at least 63 minutes of plain on average (95 %, one-sided), 4.2 times as"),
+        (
+            0,
+            "plain 0 in 300.0. That is one in at least 100 minutes of plain on average (95 %, one-sided), 6.7 times as",
+        ),
+    ],
+)
+def test_totals_have_what_chance_leaves_of_them(found, said):
+    ours = {"reached": True, "seconds": 900.0}
+    repeats = {
+        "0": {"ours": ours, "plain": {"reached": found == 1, "seconds": 9000.0}},
+        "1": {"ours": ours, "plain": {"reached": False, "seconds": 9000.0}},
+        "2": {"ours": {"reached": True, "seconds": 700.0}},  # not whole
+    }
+    assert f"`nas` came over the threshold 2 times in 30.0 minutes, {said}" in end_to_end.totals(repeats)
+
+
+def test_totals_where_ours_was_never_over_the_threshold_claim_nothing():
+    repeats = {"0": {"ours": {"reached": False, "seconds": 60.0}, "plain": {"reached": True, "seconds": 60.0}}}
+    assert end_to_end.totals(repeats) == "In all, `nas` came over the threshold 0 times in 1.0 minutes, plain 1 in 1.0."
+
+
 def test_ours_goes_on_until_a_new_winner_is_over_the_threshold(tmp_path, monkeypatch):
     """The same winner again is not trained again; all time counts."""
     winners = iter(["8 M 8 G C", "8 M 8 G C", "9 M 9 G C"])

@@ -112,7 +112,8 @@ def test_what_is_done_is_kept_and_not_done_again(tmp_path, monkeypatch):
 
     monkeypatch.setattr(searches, "_started", started)
     monkeypatch.setattr(searches, "prepare", lambda max_params: None)
-    monkeypatch.setattr(searches.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(searches, "cores", lambda: 1)
+    monkeypatch.setattr("nas.train.cores", lambda: 1)
     path = tmp_path / "searches.json"
     with pytest.raises(SystemExit, match="left with 1"):
         searches.compare(path, ("random", "tpe"), 1, 60.0, 8000)

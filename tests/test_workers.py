@@ -14,8 +14,8 @@ import toys
 
 from nas.architecture import Architecture
 from nas.data import fold
-from nas.train import Recipe, train
-from nas.workers import Job, Pool, cores, default_count
+from nas.train import Recipe, cores, train
+from nas.workers import Job, Pool, default_count
 
 ARCHITECTURE = Architecture.parse("4v M 6 G C", input_shape=(1, 16, 16), num_classes=4)
 RECIPE = Recipe(epochs=2, batch_size=64)

@@ -41,6 +41,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from scipy import stats
 
 from nas import data, teacher
 from nas import study as studies
@@ -55,6 +56,7 @@ from nas.train import Recipe, teach, teacher_of, teacher_recipe, train
 HERE = Path(__file__).resolve().parent
 RECORD = HERE.parents[1] / "studies" / "end-to-end.json"
 STUDY = "search"
+SIDES = ("ours", "plain")
 NAS = ["-c", "from nas.cli import main; main()"]
 
 progress = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -156,7 +158,7 @@ def compare(path: Path, options: Options, repeats: int) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     for seed in range(repeats):
         halves = record["repeats"].setdefault(str(seed), {})
-        for side in ("ours", "plain"):
+        for side in SIDES:
             if side in halves:
                 continue
             load_before = os.getloadavg()[0]
@@ -229,6 +231,28 @@ def cells(halves: dict[str, Any]) -> list[str]:
     return found
 
 
+def totals(repeats: dict[str, Any]) -> str:
+    """How often each side came over the threshold, and in how many minutes, in the repeats that are whole.
+
+    Plain's least average takes its networks over the threshold as a Poisson process: n of them in T minutes are one in
+    at least T / m, m being half the 95 % quantile of chi-squared with 2 (n + 1) degrees of freedom (Garwood 1936).
+    """
+    whole = [halves for halves in repeats.values() if len(halves) == len(SIDES)]
+    found = {side: sum(halves[side]["reached"] for halves in whole) for side in SIDES}
+    minutes = {side: sum(halves[side]["seconds"] for halves in whole) / 60 for side in SIDES}
+    said = (
+        f"In all, `nas` came over the threshold {found['ours']} times in {minutes['ours']:.1f} minutes, plain "
+        f"{found['plain']} in {minutes['plain']:.1f}."
+    )
+    if not found["ours"]:
+        return said
+    least = minutes["plain"] / (float(stats.chi2.ppf(0.95, 2 * (found["plain"] + 1))) / 2)
+    return (
+        f"{said} That is one in at least {least:.0f} minutes of plain on average (95 %, one-sided), "
+        f"{least * found['ours'] / minutes['ours']:.1f} times as long as `nas` took."
+    )
+
+
 def _minutes(half: dict[str, Any]) -> str:
     return f"{half['seconds'] / 60:.1f}" + ("" if half["reached"] else ", not reached")
 
@@ -254,7 +278,9 @@ def main(
         done = json.loads(record.read_text(encoding="utf-8")) if only_table else compare(record, options, repeats)
     except (NasError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from None
-    Console(width=None if sys.stdout.isatty() else 160).print(table(done))
+    out = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    out.print(table(done))
+    out.print(totals(done["repeats"]), soft_wrap=True)
 
 
 if __name__ == "__main__":

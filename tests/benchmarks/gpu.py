@@ -33,8 +33,8 @@ from nas import study as studies
 from nas.architecture import KNOWN, Architecture
 from nas.data import Split, TrainingData
 from nas.graph import Graph
-from nas.train import Recipe, train
-from nas.workers import Job, Pool, cores, each
+from nas.train import Recipe, cores, train
+from nas.workers import Job, Pool, each
 
 RECORD = Path(__file__).resolve().parents[2] / "studies" / "gpu.json"
 NETWORKS = {"start": KNOWN[0].text, "separable": "26r s13r M 30vr s36vr s36vr s39vr G C"}

@@ -45,7 +45,7 @@ from nas.data import TrainingData
 from nas.errors import NasError, UsageError
 from nas.run import LAST
 from nas.space import SearchSpace
-from nas.train import TEACHER, Recipe, train
+from nas.train import TEACHER, Recipe, cores, train
 from nas.workers import Pool
 
 RECORD = Path(__file__).resolve().parents[2] / "studies" / "searches.json"
@@ -110,8 +110,8 @@ def prepare(max_params: int) -> None:
     training, settings = _training(), _settings("random", 0, None, max_params)
     assert training.validation is not None
     progress.print("teachers, where they are not kept yet")
-    progressed = search.Progress(settings=settings, lines=[search.Line() for _ in range(os.cpu_count() or 1)])
-    with Pool(os.cpu_count() or 1, training, training.validation, device="cpu", backend="auto") as pool:
+    progressed = search.Progress(settings=settings, lines=[search.Line() for _ in range(cores())])
+    with Pool(cores(), training, training.validation, device="cpu", backend="auto") as pool:
         space = SearchSpace(budget=settings.budget)
         search._lessons(space, settings, pool, lambda *_: None, progressed, training, None)
     _lesson(training, Recipe(teacher=TEACHER))
@@ -120,7 +120,7 @@ def prepare(max_params: int) -> None:
 def _lesson(training: TrainingData, recipe: Recipe) -> torch.Tensor:
     assert training.validation is not None
     student = Architecture.parse("2 G C")
-    with Pool(os.cpu_count() or 1, training, training.validation, device="cpu", backend="auto") as pool:
+    with Pool(cores(), training, training.validation, device="cpu", backend="auto") as pool:
         found = teacher.lessons(
             student, recipe, {0: recipe.epochs}, training, pool, lambda _: None, epochs=recipe.epochs
         )
@@ -163,7 +163,7 @@ def compare(
             records.save(path, record)
             progress.print(f"{kind}  {key}  {row}")
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # turn by turn, so that arms share what the machine does
+    with ThreadPoolExecutor(cores()) as threads:  # turn by turn, so that arms share what the machine does
         wanted = [(arm, seed) for seed in range(seeds) for arm in arms]
         calls = [
             ("searches", f"{arm} {seed}", f"searched({arm!r}, {seed}, {seconds}, {max_params})") for arm, seed in wanted

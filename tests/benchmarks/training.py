@@ -524,7 +524,7 @@ def main() -> None:
     arguments = arguments_of(parser)
     from nas import data
     from nas.errors import NasError
-    from nas.workers import cores as count_cores
+    from nas.train import cores as count_cores
 
     load = os.getloadavg()[0]
     if load > 0.5:
