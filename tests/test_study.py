@@ -307,6 +307,15 @@ def test_the_environment_is_what_json_can_hold(monkeypatch):
     assert {"torch", "optuna", "python", "processor", "cores", "time"} <= record.keys()
 
 
+def test_cores_are_those_the_process_may_use(monkeypatch):
+    """A cluster's job has fewer than its machine."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 9}, raising=False)
+    assert studies.environment("cpu")["cores"] == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert studies.environment("cpu")["cores"] == 64
+
+
 def test_a_waiting_trial_starts_in_one_process_only(tmp_path):
     """Optuna alone starts some of them twice: its SELECT FOR UPDATE is nothing to SQLite."""
     url = f"sqlite:///{tmp_path / 'shared.db'}"

@@ -168,7 +168,7 @@ def compare(path: Path, options: Options, repeats: int) -> dict[str, Any]:
             else:
                 sit(path, record, seed, side)
                 half = run_plain(seed, options.times * halves["ours"]["seconds"], options, folder)
-            halves[side] = {**half, "load_before": load_before, "machine": studies.environment("cpu")}
+            halves[side] = {**half, "load_before": load_before, "machine": records.machine("cpu")}
             records.save(path, record)
     return record
 
@@ -231,15 +231,20 @@ def cells(halves: dict[str, Any]) -> list[str]:
     return found
 
 
+def whole(repeats: dict[str, Any]) -> dict[str, Any]:
+    """The repeats of which both halves are done."""
+    return {seed: halves for seed, halves in repeats.items() if len(halves) == len(SIDES)}
+
+
 def totals(repeats: dict[str, Any]) -> str:
     """How often each side came over the threshold, and in how many minutes, in the repeats that are whole.
 
     Plain's least average takes its networks over the threshold as a Poisson process: n of them in T minutes are one in
     at least T / m, m being half the 95 % quantile of chi-squared with 2 (n + 1) degrees of freedom (Garwood 1936).
     """
-    whole = [halves for halves in repeats.values() if len(halves) == len(SIDES)]
-    found = {side: sum(halves[side]["reached"] for halves in whole) for side in SIDES}
-    minutes = {side: sum(halves[side]["seconds"] for halves in whole) / 60 for side in SIDES}
+    done = whole(repeats).values()
+    found = {side: sum(halves[side]["reached"] for halves in done) for side in SIDES}
+    minutes = {side: sum(halves[side]["seconds"] for halves in done) / 60 for side in SIDES}
     said = (
         f"In all, `nas` came over the threshold {found['ours']} times in {minutes['ours']:.1f} minutes, plain "
         f"{found['plain']} in {minutes['plain']:.1f}."

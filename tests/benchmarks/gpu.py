@@ -29,7 +29,6 @@ from rich.console import Console
 from rich.table import Table
 
 from nas import data, kernels
-from nas import study as studies
 from nas.architecture import KNOWN, Architecture
 from nas.data import Split, TrainingData
 from nas.graph import Graph
@@ -86,7 +85,7 @@ def together(device: str, text: str, count: int) -> float:
 def measure(rounds: int, path: Path) -> None:
     """Every figure goes into the record as soon as it is there."""
     kernels.compile_all()
-    found: dict[str, Any] = {"machine": studies.environment("cuda"), "alone": {}, "together": {}}
+    found: dict[str, Any] = {"machine": records.machine("cuda"), "alone": {}, "together": {}}
     for name, text in NETWORKS.items():
         taken: dict[str, list[float]] = {"launch by launch": [], "graphs": [], "CPU, one core": []}
         found["alone"][name] = taken

@@ -15,13 +15,17 @@ from nas.export import write_atomic
 def load(path: Path, options: dict[str, Any], *parts: str) -> dict[str, Any]:
     """The record at `path`, or a new one with its parts empty; exits where it was made with other options."""
     if not path.exists():
-        machine = studies.environment("cpu") | {"command": shlex.join(sys.argv)}
-        return {"options": options, "machine": machine, **{part: {} for part in parts}}
+        return {"options": options, "machine": machine("cpu"), **{part: {} for part in parts}}
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     for key, value in options.items():
         if record["options"].get(key) != value:
             raise SystemExit(f"{path} was made with {key} = {record['options'].get(key)}, not {value}: name another")
     return record
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Versions and hardware, and the benchmark's own command."""
+    return studies.environment(device) | {"command": shlex.join(sys.argv)}
 
 
 def save(path: Path, record: dict[str, Any]) -> None:

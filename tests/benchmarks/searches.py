@@ -215,6 +215,11 @@ def best_of(record: dict[str, Any]) -> tuple[str, float]:
     return max(full_runs(record).items(), key=lambda each: each[1], default=("", 0.0))
 
 
+def near(scores: list[float], best: float) -> int:
+    """How many are within 0.05 points of the best network."""
+    return sum(score >= best - 0.05 for score in scores)
+
+
 def standings(record: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each arm, the best mean first; `near` counts the winners within 0.05 points of the best network."""
     best, rows = best_of(record)[1], []
@@ -224,7 +229,7 @@ def standings(record: dict[str, Any]) -> list[dict[str, Any]]:
             {
                 "arm": arm, "scores": scores, "mean": statistics.fmean(scores),
                 "trained": statistics.fmean(record["searches"][f"{arm} {seed}"]["trained"] for seed, _ in winners),
-                "regret": best - statistics.fmean(scores), "near": sum(score >= best - 0.05 for score in scores),
+                "regret": best - statistics.fmean(scores), "near": near(scores, best),
             }
         )  # fmt: skip
     return sorted(rows, key=lambda row: -row["mean"])
@@ -242,8 +247,8 @@ def table(record: dict[str, Any]) -> Table:
         shown.add_column(heading, justify="left" if heading == "proposed by" else "right", no_wrap=True)
     for row in standings(record):
         scores = ", ".join(f"{score:.3f}" for score in row["scores"])
-        near = f"{row['near']} of {len(row['scores'])}"
-        shown.add_row(row["arm"], f"{row['trained']:.0f}", scores, f"{row['mean']:.3f}", f"{row['regret']:.3f}", near)
+        close = f"{row['near']} of {len(row['scores'])}"
+        shown.add_row(row["arm"], f"{row['trained']:.0f}", scores, f"{row['mean']:.3f}", f"{row['regret']:.3f}", close)
     return shown
 
 

@@ -28,7 +28,6 @@ import contextlib
 import importlib
 import json
 import os
-import platform
 import resource
 import statistics
 import sys
@@ -266,15 +265,6 @@ def _sample(number: int, cap: int, seed: int) -> list[str]:
     return found
 
 
-def _processor() -> str:
-    """The name that the system gives its processor."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def _live(pipe: Any, child: Child) -> None:
     """A child's life: jobs until the parent goes."""
     with contextlib.suppress(EOFError):
@@ -477,10 +467,9 @@ def sampled_table(result: dict[str, Any], options: Options) -> Table:
     return shown
 
 
-def prepare(data_dir: Path | None) -> tuple[Any, dict[str, str]]:
+def prepare(data_dir: Path | None) -> tuple[Any, dict[str, Any]]:
     """The training data, with the kernels compiled, and what all of it runs on."""
-    import torch
-    import torchvision
+    import records
 
     from nas import data, kernels
 
@@ -489,8 +478,7 @@ def prepare(data_dir: Path | None) -> tuple[Any, dict[str, str]]:
         raise SystemExit(f"the kernels do not run here: {reason}")
     progress.print("compiling the kernels, a minute or two where they are not in the cache", highlight=False)
     kernels.compile_all()
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__}
-    return data.training_data(dataset, data_dir=data_dir, validation=None), versions | {"processor": _processor()}
+    return data.training_data(dataset, data_dir=data_dir, validation=None), records.machine("cpu")
 
 
 def arguments_of(parser: argparse.ArgumentParser) -> argparse.Namespace:
@@ -524,7 +512,6 @@ def main() -> None:
     arguments = arguments_of(parser)
     from nas import data
     from nas.errors import NasError
-    from nas.train import cores as count_cores
 
     load = os.getloadavg()[0]
     if load > 0.5:
@@ -535,9 +522,8 @@ def main() -> None:
         training, machine = prepare(arguments.data_dir)
     except NasError as error:
         raise SystemExit(f"error: {error}") from None
-    cores = count_cores()
     options = Options(
-        processes=arguments.processes or cores,
+        processes=arguments.processes or machine["cores"],
         rounds=arguments.rounds,
         steps=arguments.epochs * STEPS if arguments.epochs else arguments.steps,
         images=arguments.epochs * IMAGES if arguments.epochs else arguments.steps * BATCH,
@@ -545,7 +531,7 @@ def main() -> None:
         data_dir=data.locate(arguments.data_dir),
     )
     report: dict[str, Any] = {
-        "machine": machine | {"cores": cores, "load_before": load},
+        "machine": machine | {"load_before": load},
         "batch_size": BATCH,
         "steps": options.steps,
         "images": options.images,
@@ -566,8 +552,8 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(shown)
     console.print(
-        f"{machine['processor']}, {cores} core(s); Python {machine['python']}, torch {machine['torch']}, torchvision "
-        f"{machine['torchvision']}; load before {load:.1f}; measured in {report['seconds']:.0f} s",
+        f"{machine['processor']}, {machine['cores']} core(s); Python {machine['python']}, torch {machine['torch']}, "
+        f"torchvision {machine['torchvision']}; load before {load:.1f}; measured in {report['seconds']:.0f} s",
         highlight=False,
     )
     if arguments.json:
