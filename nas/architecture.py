@@ -9,15 +9,15 @@ depthwise-separable one `s8`, 2x2 max-pooling `M`, global average pooling `G`, t
 
 A block is `[s]WIDTH` and then, in this order, any of
 
-    kN  square kernel of side N (3 unless said)      b  bias           (none unless said)
-    /N  stride N                                     n  no norm        (batch norm unless said)
-    v   valid: no padding (padded unless said)       r  conv-ReLU-norm (conv-norm-ReLU unless said)
+    kN  square kernel of side N (default 3)      b  bias           (default: none)
+    /N  stride N (default 1)                     n  no norm        (default: batch norm)
+    v   valid: no padding (default: padded)      r  conv-ReLU-norm (default: conv-norm-ReLU)
     +   residual: adds the block's input to its output
 
 A separable block is a depthwise convolution and a 1x1 one with nothing between; its bias, where it has one, belongs to
 the 1x1. A block after `G` is a dense layer, written with `k1`.
 
-What counts as a parameter: every learnable number, convolution weights, biases, and the two of each batch-norm channel;
+Every learnable number counts as a parameter: convolution weights, biases, and the two of each batch-norm channel;
 running statistics are buffers and do not count. Multiply-accumulates (MACs) are those of the convolutions, per image.
 """
 
@@ -83,19 +83,9 @@ class Conv:
         return self.kernel_size // 2 if self.padded else 0
 
     def __str__(self) -> str:
-        return "".join(
-            (
-                "s" if self.separable else "",
-                str(self.width),
-                f"k{self.kernel_size}" if self.kernel_size != 3 else "",
-                f"/{self.stride}" if self.stride != 1 else "",
-                "" if self.padded else "v",
-                "b" if self.bias else "",
-                "" if self.norm else "n",
-                "r" if self.relu_first else "",
-                "+" if self.residual else "",
-            )
-        )
+        size = f"k{self.kernel_size}" * (self.kernel_size != 3) + f"/{self.stride}" * (self.stride != 1)
+        marks = "v" * (not self.padded) + "b" * self.bias + "n" * (not self.norm) + "r" * self.relu_first
+        return "s" * self.separable + str(self.width) + size + marks + "+" * self.residual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +139,11 @@ class Layer(NamedTuple):  # not a dataclass: a candidate makes some 25 of them, 
     groups: int = 1
     bias: bool = False
     skip: int = -1
-    """Of an "add": the index of the layer whose input is added to this layer's input."""
+    """For an "add": the index of the layer whose input is added to this layer's input."""
 
+
+_POINTWISE = (1, 1, 0)
+"""Kernel, stride and padding of a 1x1 convolution."""
 
 _TORCH_NAMES = {
     "conv": "Conv2d", "norm": "BatchNorm2d", "relu": "ReLU", "add": "Add", "maxpool": "MaxPool2d",
@@ -162,8 +155,8 @@ _TORCH_NAMES = {
 class Architecture:
     """A network: blocks from `input_shape` (C, H, W) to `num_classes` logits.
 
-    Raises `UsageError` where the blocks do not make a network: no head, a map that shrinks to nothing, a residual
-    between unequal shapes.
+    Raises `UsageError` if the blocks do not make a network: no head, a map that shrinks to nothing, a residual between
+    unequal shapes.
     """
 
     blocks: tuple[Block, ...]
@@ -203,7 +196,8 @@ class Architecture:
             layers.append(Layer(op, f"{_TORCH_NAMES[op]}-{len(layers) + 1}", shape, output, *by_position, **by_name))
             shape = output
 
-        def conv(block: Block, width: int, kernel: int, stride: int, padding: int, groups: int, bias: bool) -> None:
+        def conv(block: Block, width: int, geometry: tuple[int, int, int], groups: int, bias: bool) -> None:
+            kernel, stride, padding = geometry
             channels, height, side = shape
             if min(height, side) + 2 * padding < kernel:
                 raise UsageError(
@@ -224,13 +218,14 @@ class Architecture:
                 case GlobalPool():
                     append("globalpool", (channels, 1, 1))
                 case Classifier():
-                    conv(block, self.num_classes, 1, 1, 0, 1, block.bias)
+                    conv(block, self.num_classes, _POINTWISE, 1, block.bias)
                 case Conv():
+                    geometry = block.kernel_size, block.stride, block.padding
                     if block.separable:
-                        conv(block, channels, block.kernel_size, block.stride, block.padding, channels, False)
-                        conv(block, block.width, 1, 1, 0, 1, block.bias)
+                        conv(block, channels, geometry, channels, False)
+                        conv(block, block.width, _POINTWISE, 1, block.bias)
                     else:
-                        conv(block, block.width, block.kernel_size, block.stride, block.padding, 1, block.bias)
+                        conv(block, block.width, geometry, 1, block.bias)
                     for op in ("relu", "norm") if block.relu_first else ("norm", "relu"):
                         if op == "relu":
                             append("relu", shape)
@@ -256,24 +251,29 @@ class Architecture:
 
     @property
     def activations(self) -> int:
-        """Numbers in all the layers' outputs for one image: what a training step keeps."""
+        """Numbers in all the layers' outputs for one image: what a training step stores."""
         return sum(_size(layer.output_shape) for layer in self.layers)
 
     @property
-    def peak_activations(self) -> int:
-        """Numbers alive at once, at most, in inference on one image: a layer's input, output and pending residual.
+    def live_activations(self) -> tuple[int, ...]:
+        """Numbers alive at each layer in inference on one image: its input, its output and a pending residual.
 
         Norm and ReLU work in place.
         """
-        peak, skip = 0, -1
-        for index in reversed(range(len(self.layers))):  # backwards: an "add" comes after what it keeps alive
+        live, skip = [], -1
+        for index in reversed(range(len(self.layers))):  # backwards: an "add" comes after what it needs alive
             layer = self.layers[index]
             if layer.op == "add":
                 skip = layer.skip
-            kept = _size(self.layers[skip].input_shape) if 0 <= skip < index else 0
+            waiting = _size(self.layers[skip].input_shape) if 0 <= skip < index else 0
             written = 0 if layer.op in ("norm", "relu", "add") else _size(layer.output_shape)
-            peak = max(peak, kept + _size(layer.input_shape) + written)
-        return peak
+            live.append(waiting + _size(layer.input_shape) + written)
+        return tuple(reversed(live))
+
+    @property
+    def peak_activations(self) -> int:
+        """The most numbers alive at once in inference on one image."""
+        return max(self.live_activations, default=0)
 
     @property
     def depth(self) -> int:
@@ -293,7 +293,7 @@ class Architecture:
 
     @classmethod
     def parse(cls, text: str, *, input_shape: Shape | None = None, num_classes: int | None = None) -> Architecture:
-        """The architecture of a one-line text.
+        """Return the architecture of a one-line text.
 
         `input_shape` and `num_classes` stand in where the text names none (1x28x28 and 10 without them). Raises
         `UsageError` on an unknown word, an illegal shape, or a text at odds with the values given.
@@ -342,7 +342,7 @@ class Architecture:
         )
 
     def to_json(self) -> str:
-        """The description as JSON: `input_shape`, `num_classes` and a list of blocks with every field named."""
+        """Return the description as JSON: `input_shape`, `num_classes` and a list of blocks with every field named."""
         blocks = [{"kind": _NAMES[type(block)], **dataclasses.asdict(block)} for block in self.blocks]
         return json.dumps(
             {"input_shape": self.input_shape, "num_classes": self.num_classes, "blocks": blocks}, indent=1
@@ -350,7 +350,7 @@ class Architecture:
 
     @classmethod
     def from_json(cls, text: str) -> Architecture:
-        """The inverse of `to_json`; raises `UsageError` on anything else."""
+        """Return the architecture of the JSON of `to_json`; raises `UsageError` on anything else."""
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -366,66 +366,12 @@ class Architecture:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Known:
-    """A published hand-made design: its text, the count its author states, and what is known of the result."""
-
-    name: str
-    text: str
-    num_params: int
-    result: str
-
-
-KNOWN = (
-    Known(
-        name="start-7568",
-        text="8vr 9vr 10vr M 12vr 16vr 20vr C G",
-        num_params=7568,
-        result="last-5 99.47, final 99.48, one seed",
-    ),
-    Known(
-        name="wide-early-9994",
-        text="10v 30v 10k1 M 14v 14v 14v 14v G C",
-        num_params=9994,
-        result="last-5 99.54, final 99.60, one seed",
-    ),
-    Known(
-        name="squeeze-7878",
-        text="50v 10k1 10v M 16v 8k1 8v 16v 16v G C",
-        num_params=7878,
-        result="last-5 99.50, one seed",
-    ),
-    Known(
-        name="dense-head-6720",
-        text="8v 16v M 8k1 10v 16v 18v G 16k1bn C",
-        num_params=6720,
-        result="last-5 99.49, one seed",
-    ),
-    Known(
-        name="three-stage-4838",
-        text="4b 4b M 8b 8b M 16b 16b Cb G",
-        num_params=4838,
-        result="last-5 99.38 of 12 epochs, one seed",
-    ),
-    Known(
-        name="separable-4490",
-        text="8v s16v M s24v s24v M s32 s32 G Cb",
-        num_params=4490,
-        result="last-5 99.49 and 99.46, this project's recipe",
-    ),
-)
-"""Published designs whose stated count a spelling here meets exactly (bias, norm and head found by that count; padding,
-which does not change it, as the map sizes allow). Left out: the 6,174-parameter network (8, 8, pool, 12, 12, pool, 16,
-10, average pool), whose last 3x3 convolution, normalised, is its classifier; and the 1,936-, 997- and 697-parameter
-ones, which share weights or use two-parameter norms: the language has no word for either."""
-
-
 def _size(shape: Shape) -> int:
     return shape[0] * shape[1] * shape[2]
 
 
 def _block(value: Any) -> Block:
-    """The block of a JSON object."""
+    """Return the block of a JSON object."""
     name = value.get("kind") if isinstance(value, dict) else None
     if not isinstance(name, str) or name not in _KINDS:
         raise UsageError(f"a block in JSON has a kind, one of {', '.join(_KINDS)}, and not {reprlib.repr(value)}")
@@ -435,7 +381,7 @@ def _block(value: Any) -> Block:
 
 
 def _fields(value: Any, what: str, names: Sequence[str]) -> dict[str, Any]:
-    """`value`, which must be a JSON object of just these keys."""
+    """Return `value`, which must be a JSON object of just these keys."""
     if not isinstance(value, dict) or value.keys() != set(names):
         raise UsageError(f"{what} in JSON is an object of {', '.join(names)}, not {reprlib.repr(value)}")
     return value

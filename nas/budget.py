@@ -1,19 +1,43 @@
-"""`Budget`: the caps of a track and its fixed rules; reads `budgets/*.toml`."""
+"""`Budget`: the caps of a track and its fixed rules; reads `budgets/*.toml`, and counts and times as people type."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
+import reprlib
 import tomllib
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from nas.errors import UsageError
 
 BUDGETS = Path(__file__).parent / "budgets"
-if not BUDGETS.is_dir():  # a source checkout keeps them at the top level; the wheel carries them in the package
+if not BUDGETS.is_dir():  # a source checkout has them at the top level; the wheel carries them in the package
     BUDGETS = Path(__file__).parent.parent / "budgets"
+
+BOARDS = BUDGETS / "boards" / "boards.toml"
+"""In a folder of its own: every other file of `BUDGETS` is a track."""
+
+LAST_EPOCHS = 5
+"""The protocol's last-5 accuracy: the mean over so many last epochs, for each seed."""
+
+FINALIST_LAST_EPOCHS = 3
+"""A finalist's score is its mean validation accuracy over this many last epochs."""
+
+FULL_EPOCHS = 15
+"""Epochs of a full run by default: those of the public records on MNIST."""
+
+MAX_EPOCHS = 10_000
+"""The most epochs of a recipe: a budget with more would be refused only once its brief trials are trained."""
+
+MAX_DIGITS = 30
+"""The most digits of a cap: it is part of the name of a study's folder, and Python prints no more than 4,300."""
+
+MAX_SECONDS = 3650 * 86_400
+"""Ten years: longer waits overflow in the operating system."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,35 +45,38 @@ class Budget:
     """The caps, inclusive, and what a track fixes. At least one cap is given.
 
     `max_params` counts convolution weights, biases and norm affines, not buffers; `max_macs` counts the
-    multiply-accumulates of the convolutions for one image. `target` is an accuracy in percent. `dataset` None means
-    that none was named. `brief_epochs` None stands for `brief_epochs_of` the cap.
+    multiply-accumulates of the convolutions for one image. `dataset` None means that none was named. Epochs of None
+    follow the caps and the data set. `target` is an accuracy in percent; None follows the data set.
     """
 
     max_params: int | None = None
     max_macs: int | None = None
     dataset: str | None = None
     brief_epochs: int | None = None
-    full_epochs: int = 15
-    target: float = 99.4
+    full_epochs: int | None = None
+    target: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_params is None and self.max_macs is None:
             raise UsageError("a budget needs a cap: give --max-params N, --max-macs N or --budget NAME")
-        for name, least in (("max_params", 1), ("max_macs", 1), ("brief_epochs", 1), ("full_epochs", 1)):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-                raise UsageError(f"{name} is a whole number of {least} or more, not {value!r}")
-        if isinstance(self.target, bool) or not isinstance(self.target, int | float) or not 0 < self.target <= 100:
-            raise UsageError(f"target is an accuracy in percent, over 0 and at most 100, not {self.target!r}")
+        for name in ("max_params", "max_macs"):
+            _require_whole(name, getattr(self, name), None)
+        for name in ("brief_epochs", "full_epochs"):
+            _require_whole(name, getattr(self, name), MAX_EPOCHS)
+        target = self.target
+        if target is not None and (
+            isinstance(target, bool) or not isinstance(target, int | float) or not 0 < target <= 100
+        ):
+            raise UsageError(f"target is an accuracy in percent, over 0 and at most 100, not {_shown(self.target)}")
         if self.dataset is not None and (not isinstance(self.dataset, str) or not self.dataset):
-            raise UsageError(f"dataset is a name, not {self.dataset!r}")
+            raise UsageError(f"dataset is a name, not {_shown(self.dataset)}")
 
     def share(self, num_params: int, macs: int) -> float:
-        """The share of the budget that the counts use: the larger of the two, where both are capped."""
+        """Return the share of the budget that the counts use: the larger of the two, where both are capped."""
         return max(num_params / (self.max_params or math.inf), macs / (self.max_macs or math.inf))
 
     def admits(self, num_params: int, macs: int) -> bool:
-        """Whether both counts are within the caps; a cap is inclusive."""
+        """Return True if both counts are within the caps; a cap is inclusive."""
         return (self.max_params is None or num_params <= self.max_params) and (
             self.max_macs is None or macs <= self.max_macs
         )
@@ -65,18 +92,16 @@ class Budget:
         return " and ".join(f"at most {cap:,} {unit}" for cap, unit in caps if cap is not None)
 
 
-def brief_epochs_of(max_params: int | None) -> int:
-    """Epochs of a brief trial: three for 8,000 parameters and more, up to eight for fewer, as the root of their number.
+def default_brief_epochs(max_params: int | None) -> int:
+    """Return the epochs of a brief trial: 3 from 8,000 parameters on, growing to 8 as the root of their number falls.
 
-    Small networks learn more slowly, and three epochs may rank them by that: they put one of 3,608 parameters with two
-    pools beside a deep separable one of 4,106, which was 0.05 points ahead after six (one seed, the mean of the last
-    three epochs). They also cost less.
+    Small networks learn more slowly, so that few epochs would rank them by their speed; they also cost less.
     """
     return 3 if max_params is None else min(8, round(3 * max(1.0, math.sqrt(8000 / max_params))))
 
 
-def read(name: str, **overrides: Any) -> Budget:
-    """The budget of a file: a name such as `8k` for one of `budgets/`, or a path to a TOML file.
+def read_budget(name: str, **overrides: Any) -> Budget:
+    """Return the budget of a file: a name such as `8k` for one of `budgets/`, or a path to a TOML file.
 
     `overrides` that are not None replace its values. Raises `UsageError` on a missing file, bad TOML, an unknown key
     or a value that breaks a rule.
@@ -96,3 +121,92 @@ def read(name: str, **overrides: Any) -> Budget:
         raise UsageError(f"unknown key '{unknown[0]}' in {path}: a budget has {', '.join(known_keys)}")
     fields |= {key: value for key, value in overrides.items() if value is not None}
     return Budget(**fields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """A microcontroller board, and the bytes of flash and RAM that a program may have on it."""
+
+    name: str
+    title: str
+    chip: str
+    flash: int
+    ram: int
+
+
+def read_boards() -> dict[str, Board]:
+    """Return the well-known boards by name, from `BOARDS`. Raises `UsageError` where it cannot be read."""
+    try:
+        tables = tomllib.loads(BOARDS.read_text(encoding="utf-8"))
+        return {name: Board(name=name, **fields) for name, fields in tables.items()}
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"cannot read the boards in {BOARDS}: {error}") from error
+
+
+def find_board(name: str) -> Board:
+    """Return the board of that name, capitals and hyphens aside. Raises `UsageError` for an unknown one."""
+    plain = re.sub("[^a-z0-9]", "", name.lower())
+    boards = read_boards()
+    found = [board for board in boards.values() if re.sub("[^a-z0-9]", "", board.name) == plain]
+    if not found:
+        raise UsageError(f"no board '{name}': give one of {', '.join(boards)}, or --max-flash N and --max-ram N")
+    return found[0]
+
+
+# [0-9] and not \d, which also takes the digits of other scripts.
+_COUNT = re.compile(r"([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,3}(?:_[0-9]{3})+)(\.[0-9]+)?\s?([kmg]?)", re.IGNORECASE)
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+_NUMBER = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+_DURATION = re.compile(
+    rf"(?:{_NUMBER}\s?d)?\s*(?:{_NUMBER}\s?h)?\s*(?:{_NUMBER}\s?m(?:in)?)?\s*(?:{_NUMBER}\s?s)?|{_NUMBER}",
+    re.IGNORECASE,
+)
+
+
+def parse_count(text: str, name: str = "a count") -> int:
+    """Return the whole number that `8000`, `8,000`, `8_000`, `8k`, `1.5M` or `2G` stands for (in powers of 1,000).
+
+    Raises `UsageError`, which begins with `name`, for anything else, for zero and for more than 30 digits.
+    """
+    match = _COUNT.fullmatch(text.strip())
+    # "8.000" without a unit is eight thousand to some readers and eight to others: it is refused.
+    if match is not None and (match[3] or not match[2]):
+        digits = re.sub("[,_]", "", match[1]).lstrip("0") + (match[2] or "")
+        number = Fraction(digits or "0") * _UNITS[match[3].lower()] if len(digits) <= 2 * MAX_DIGITS else None
+        if number is None or number >= 10**MAX_DIGITS:
+            raise UsageError(f"{name} is a whole number of at most {MAX_DIGITS} digits, not {_shown(text)}")
+        if number.denominator == 1 and number >= 1:
+            return number.numerator
+    raise UsageError(f"{name} is a whole number of 1 or more such as 8000, 8,000 or 8k, not {_shown(text)}")
+
+
+def parse_duration(text: str, name: str = "a duration") -> float:
+    """Return the seconds of `90`, `90s`, `20m`, `1.5h`, `1h30m` or `1d 12h`; capitals mean the same.
+
+    Raises `UsageError`, which begins with `name`, for anything else, for zero and for more than ten years.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is not None:
+        days, hours, minutes, seconds, alone = (float(part or 0) for part in match.groups())
+        total = 86_400 * days + 3600 * hours + 60 * minutes + seconds + alone
+        if 0 < total <= MAX_SECONDS:
+            return total
+    raise UsageError(f"{name} is a time such as 90s, 20m, 2h or 1h30m, not {_shown(text)}")
+
+
+def _require_whole(name: str, value: object, most: int | None) -> None:
+    """Raise `UsageError` if the value is neither None nor a whole number from 1 to `most` (None: of 30 digits)."""
+    if value is None:
+        return
+    if type(value) is not int or value < 1 or (most is not None and value > most):  # a bool is an int too, but not here
+        rule = "of 1 or more" if most is None else f"from 1 to {most:,}"
+        raise UsageError(f"{name} is a whole number {rule}, not {_shown(value)}")
+    if value >= 10**MAX_DIGITS:
+        raise UsageError(f"{name} is a whole number of at most {MAX_DIGITS} digits, not {_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    """Return a value as text that is short and of one line."""
+    if isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:  # Python refuses to print the longest
+        return f"one of some {math.ceil(abs(value).bit_length() * math.log10(2)):,} digits"
+    return reprlib.repr(value)

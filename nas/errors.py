@@ -1,9 +1,11 @@
 """Known failures: each carries, in one line, the rule, the value that broke it and the next step.
 
-The command line prints the line and leaves with `exit_code`; anything else is a bug and keeps its traceback.
+The command line prints the line and leaves with `exit_code`; anything else is a bug and shows its traceback.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 
 class NasError(Exception):
@@ -19,9 +21,17 @@ class UsageError(NasError, ValueError):
 
 
 class InfeasibleError(NasError):
-    """No architecture of the search space meets the budget, or no trial of a study finished."""
+    """No architecture of the search space meets the budget, or no trial of a study finished.
+
+    `discards` counts, by reason, the schedules that were generated and discarded before it: none of them is lost to the
+    accounts.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str = "", *, discards: Mapping[str, int] | None = None) -> None:
+        super().__init__(message)
+        self.discards: Mapping[str, int] = dict(discards or {})
 
 
 class DataError(NasError):

@@ -3,15 +3,68 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from nas.architecture import Architecture, Layer
+from nas.data import Normalization
+from nas.errors import UsageError
+
+PREDICTION_BATCH = 512
+"""Images at a time of a prediction."""
 
 _DRAWING = threading.Lock()
-"""Weights are drawn by the one global generator."""
+"""Held while weights are drawn: torch's modules draw from the one global generator."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedNetwork:
+    """A network with its weights, what its images are normalised with, and the names of its classes.
+
+    Raises `UsageError` where the number of channels or classes is not the architecture's.
+    """
+
+    architecture: Architecture
+    state_dict: Mapping[str, Tensor]
+    normalization: Normalization
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        channels, num_classes = self.architecture.input_shape[0], self.architecture.num_classes
+        if not len(self.normalization.mean) == len(self.normalization.std) == channels:
+            given = f"{len(self.normalization.mean)} means and {len(self.normalization.std)} deviations"
+            raise UsageError(f"'{self.architecture}' takes images of {channels} channel(s): {given} do not fit")
+        if len(self.classes) != num_classes:
+            raise UsageError(f"'{self.architecture}' tells {num_classes} classes apart, not {len(self.classes)}")
+
+    def module(self) -> nn.Sequential:
+        """Return a new module with these weights, in evaluation mode: normalised images -> logits (N, num_classes)."""
+        return load_module(self.architecture, self.state_dict)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """Return the probabilities (N, num_classes) of images (N, C, H, W), uint8 or floating on 0..1, on their device.
+
+        Raises `UsageError` for images of another shape or type.
+        """
+        if tuple(images.shape[1:]) != self.architecture.input_shape:
+            wanted = ", ".join(map(str, self.architecture.input_shape))
+            raise UsageError(f"'{self.architecture}' takes images (N, {wanted}), not {tuple(images.shape)}")
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise UsageError(f"images are uint8, or floating-point on 0..1, not {images.dtype}")
+        module = self.module().to(images.device)
+        batches = torch.split(images, PREDICTION_BATCH)  # so that the activations of many images need not fit in memory
+        return torch.cat([module(self.normalization.apply(batch)).softmax(1) for batch in batches])
+
+
+def load_module(architecture: Architecture, state_dict: Mapping[str, Tensor]) -> nn.Sequential:
+    """Return the network with the given weights, in evaluation mode."""
+    module = build(architecture, seed=0)  # any seed will do, but without one the global generator would draw
+    module.load_state_dict(dict(state_dict))
+    return module.eval()
 
 
 class Residual(nn.Sequential):
@@ -25,7 +78,7 @@ class Residual(nn.Sequential):
 
 
 def build(architecture: Architecture, *, seed: int | None = None) -> nn.Sequential:
-    """The network as torch modules: (N, C, H, W) -> logits (N, num_classes).
+    """Return the network as torch modules: (N, C, H, W) -> logits (N, num_classes).
 
     Weights are torch's defaults drawn under `seed`, without touching the global generator; None uses that generator.
     """
@@ -40,28 +93,6 @@ def _sequential(architecture: Architecture) -> nn.Sequential:
     for layer, body in _nested(architecture):
         modules.append(Residual(*map(_module, body)) if body else _module(layer))
     return nn.Sequential(*modules, nn.Flatten())
-
-
-def source(architecture: Architecture) -> str:
-    """The text of a module `model.py` whose `build()` gives this network; its state dict is interchangeable."""
-    lines = []
-    for layer, body in _nested(architecture):
-        if body:
-            lines += ["Residual(", *(f"    {_call(inner)}," for inner in body), "),"]
-        else:
-            lines.append(f"{_call(layer)},")
-    residual = (
-        "class Residual(nn.Sequential):\n    def forward(self, x):\n        return x + super().forward(x)\n\n\n"
-        if any(body for _, body in _nested(architecture))
-        else ""
-    )
-    body_text = "\n".join(f"        {line}" for line in [*lines, "nn.Flatten(),"])
-    shape = "x".join(map(str, architecture.input_shape))
-    return (
-        f'"""{architecture}\n\n{architecture.num_params:,} parameters; input (N, {shape.replace("x", ", ")}), '
-        f'output logits (N, {architecture.num_classes}).\n"""\n\n'
-        f"from torch import nn\n\n\n{residual}def build():\n    return nn.Sequential(\n{body_text}\n    )\n"
-    )
 
 
 def _nested(architecture: Architecture) -> Iterator[tuple[Layer, list[Layer]]]:
@@ -94,25 +125,5 @@ def _module(layer: Layer) -> nn.Module:
             return nn.MaxPool2d(layer.kernel_size)
         case "globalpool":
             return nn.AdaptiveAvgPool2d(1)
-        case "add":
-            raise AssertionError("an add layer is the end of a Residual, never a module")
-
-
-def _call(layer: Layer) -> str:
-    """The expression that makes the module."""
-    match layer.op:
-        case "conv":
-            return (
-                f"nn.Conv2d({layer.input_shape[0]}, {layer.output_shape[0]}, {layer.kernel_size}, "
-                f"stride={layer.stride}, padding={layer.padding}, groups={layer.groups}, bias={layer.bias})"
-            )
-        case "norm":
-            return f"nn.BatchNorm2d({layer.output_shape[0]})"
-        case "relu":
-            return "nn.ReLU()"
-        case "maxpool":
-            return f"nn.MaxPool2d({layer.kernel_size})"
-        case "globalpool":
-            return "nn.AdaptiveAvgPool2d(1)"
         case "add":
             raise AssertionError("an add layer is the end of a Residual, never a module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,14 +16,6 @@ settings.load_profile("nas")
 MNIST_FILES = [f"{split}-{part}-ubyte" for split in ("train", "t10k") for part in ("images-idx3", "labels-idx1")]
 
 
-@pytest.fixture(autouse=True)
-def _denormals() -> Iterator[None]:
-    """Training flushes denormals in its thread; hypothesis, which draws them, would object in the next test."""
-    yield
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_flush_denormal(False)
-
-
 @pytest.fixture(scope="session")
 def mnist_dir() -> Path:
     """The folder that holds MNIST/raw."""
@@ -34,3 +25,21 @@ def mnist_dir() -> Path:
     if missing:
         pytest.skip(f"no MNIST/raw/{missing[0]} in {root}: set NAS_DATA_DIR to a folder that holds MNIST/raw")
     return root
+
+
+@pytest.fixture
+def studies_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A studies folder of the test's own, in memory; it is not there yet."""
+    import toys
+
+    with toys.quick_folder() as quick:
+        monkeypatch.setenv("NAS_STUDIES", str(quick / "studies"))
+        yield quick / "studies"
+
+
+@pytest.fixture(scope="session")
+def dead_owner() -> str:
+    """The owner of a trial whose process has ended."""
+    import killing
+
+    return killing.dead_owner()

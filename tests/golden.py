@@ -20,8 +20,9 @@ from typing import Any
 RECORD = Path(__file__).with_name("golden.json")
 CAP, TEACHER, START = "700", "4 M 8 G C", "5k5r 6vr M s8 s8+ 8+ 6k1/2 G Cb"
 SEARCH = [
-    "search", "--dataset", "synthetic", "--max-params", CAP, "--trials", "20", "--brief-epochs", "1", "--finalists", "2",
-    "--finalist-seeds", "2", "--finalist-epochs", "1", "--workers", "1", "--seed", "0", "--teacher", TEACHER, "-q",
+    "search", "--dataset", "synthetic", "--max-params", CAP, "--trials", "20", "--brief-epochs", "1",
+    "--finalists", "2", "--finalist-seeds", "2", "--finalist-epochs", "1", "--workers", "1", "--seed", "0",
+    "--teacher", TEACHER, "-q",
 ]  # fmt: skip
 FULL = ["train-best", "--epochs", "2", "--seeds", "1", "--workers", "1", "-q"]
 

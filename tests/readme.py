@@ -1,206 +1,202 @@
-"""Generates the parts of README.md that are facts: `python tests/readme.py` rewrites them, a test compares them."""
+"""Generate the parts of the Markdown pages that are facts; a test compares them. Run: `python tests/readme.py`."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 import re
-from functools import cache
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import toys
+from rich.console import Console, RenderableType
+from test_house import FLOORS
 
-from nas.architecture import KNOWN
-from nas.train import Recipe
+from nas import report
+from nas.designs import PUBLISHED_DESIGNS
+from nas.export import RunResult
+from nas.files import read_record
+from nas.final import SeedResult
+from nas.searches import SearchReason
+from nas.train import Epoch
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
-START = KNOWN[0].text
-FORMER = {"64-trials": "64 trials and eight finalists", "two-epochs": "brief trials of two epochs"}
-"""What the defaults were when a reference was searched, by what its folder's name ends in."""
-SIGNALS = {
-    "e1": "1 epoch", "e2": "2 epochs", "e3": "3 epochs", "e5": "5 epochs", "e1 loss": "1 epoch, by its loss",
-    "e2 loss": "2 epochs, by their loss", "e3 loss": "3 epochs, by their loss, the default",
-    "e5 loss": "5 epochs, by their loss",
-    "half3": "3 epochs of half the images", "small3": "3 epochs at 22x22", "num_params": "parameters", "macs": "MACs",
-    "first training loss": "training loss of the full run's first epoch",
-}  # fmt: skip
+RECORDS = ROOT / "studies" / "records"
+START = PUBLISHED_DESIGNS[0].text
+OURS = "this project"
+"""What marks the result of a published design as measured here."""
+
+EXAMPLE = RECORDS / "8000"
+"""The record whose search and full run are README.md's session."""
+
+OWNED = (
+    "the standard library alone: errors, caps, schedules and their counts, files, machine",
+    "images and splits, the search space, torch modules, CPU kernels",
+    "the training loop and its recipe; folders, weights, ONNX",
+    "pools of workers, teachers, the Optuna study and its loop",
+    "the search from proposals to the winner; the full run on the test split",
+    "terminal views; `nas.search` and its like",
+    "a file for each command",
+)
+"""The rooms of each floor, in words."""
+
+SHOWN = (10_000, 8000, 6000, 4000, 2600, 2000, 1000)
+"""The caps of README.md's table; studies/README.md has all records."""
 
 
-BARS = (99.4, 99.5)
-"""What the smallest networks on record are asked to reach, percent of the test split: last-5 mean over ten seeds."""
-
-HEADER = "| parameters | last-5 | lowest | seeds | network | from |\n|-|-|-|-|-|-|\n"
+def records(file: str = "result.json") -> dict[int, dict[str, Any]]:
+    """Return a JSON file of the committed records by their cap, the largest first."""
+    paths = sorted(RECORDS.glob(f"*/{file}"), key=lambda path: -int(path.parent.name))
+    return {int(path.parent.name): json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
 def results() -> str:
-    """A row for each cap's run with today's recipe, the largest network first, and the public figures below."""
-    public = [
-        (-known.num_params, f"| {known.num_params:,} | {known.result} | | 1 | `{known.text}` | public figure |")
-        for known in KNOWN
-        if "this project" not in known.result
+    """Return README.md's table: a row for each cap of `SHOWN`, with a public figure beside it."""
+    rows, known = [], records()
+    for cap in SHOWN:
+        result = known[cap]
+        network = f"[`{result['schedule']}`](studies/records/{cap}/CARD.md)"
+        accuracy = f"{accuracy_of(result)} (n = {len(result['seeds'])})"
+        rows.append((f"{cap:,}", f"{result['num_params']:,}", accuracy, network, public(cap)))
+    return table(("cap", "parameters", "test accuracy, %", "network", "public figure"), rows)
+
+
+def public(cap: int) -> str:
+    """Return the best public figure under a cap, or the one of the smallest published design where all are over it."""
+    others = [design for design in PUBLISHED_DESIGNS if OURS not in design.result]
+    under = [design for design in others if design.num_params <= cap] or [
+        min(others, key=lambda design: design.num_params)
     ]
-    table = HEADER + "\n".join(row for _, row in [*rows(former=False), *sorted(public)])
-    over = "; ".join(map(smallest, BARS))
-    return f"{table}\n\nThe smallest here and [below](#earlier-results) whose mean over ten seeds is at least {over}."
+    best = max(under, key=lambda design: design.result)  # all begin with "last-5 99."
+    return f"{best.num_params:,}: {best.result}"
 
 
-def smallest(bar: float) -> str:
-    """The smallest network of the reference runs of ten seeds with a last-5 mean of at least `bar` percent."""
-    over = (run for _, run in references() if len(run["seeds"]) >= 10 and run["last5_mean"] >= bar)
-    run = min(over, key=lambda run: run["num_params"])
-    return f"{bar:g} %: {run['num_params']:,} parameters (`{run['schedule']}`, {run['last5_mean']:.3f})"
+def all_records() -> str:
+    """Return the table of studies/README.md: every record, what it came to, and the search that found it."""
+    rows, searched = [], records("search.json")
+    for cap, result in records().items():
+        network = f"[`{result['schedule']}`](records/{cap}/CARD.md)"
+        found = found_by(searched[cap]) if cap in searched else "by hand"
+        counts = (f"{cap:,}", f"{result['num_params']:,}", f"{result['macs']:,}", accuracy_of(result))
+        scores = (f"{result['lowest_of_last5']:.2f}", str(len(result["seeds"])))
+        rows.append((*counts, *scores, network, found, result["time"][:10]))
+    header = ("cap", "parameters", "MACs", "last-5", "lowest", "seeds", "network", "found by", "full run of")
+    return table(header, rows)
 
 
-@cache
-def references() -> list[tuple[Path, dict[str, Any]]]:
-    """The full runs of the reference folders of studies/, and what their result.json says."""
-    paths = (ROOT / "studies").glob("reference-*/full-run-*/result.json")
-    return [(path.parent, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+def found_by(search: dict[str, Any]) -> str:
+    """Return the command of a search, its trials, and the minutes of a core that its trainings took."""
+    trials = search["counts"]["complete"] + search["counts"]["pruned"]
+    minutes = (search["training_seconds"] + search["teacher"]["seconds"]) / 60
+    return f"`{search['command']}`: {trials} trials, {minutes:.0f} min of a core"
 
 
-def former() -> str:
-    """A row for each run with an earlier recipe, and for those that a later search of the same cap replaced."""
-    return HEADER + "\n".join(row for _, row in rows(former=True))
+def public_figures() -> str:
+    """Return a row for each published design with a result of its author."""
+    others = sorted(
+        (design for design in PUBLISHED_DESIGNS if OURS not in design.result), key=lambda design: -design.num_params
+    )
+    return table(
+        ("parameters", "test accuracy, %", "network"),
+        [(f"{design.num_params:,}", design.result, f"`{design.text}`") for design in others],
+    )
 
 
-def rows(*, former: bool) -> list[tuple[int, str]]:
-    """The reference runs of studies/ as rows of a table, the largest network first, with what orders them."""
-    lines = []
-    for run, result in references():
-        recipe = result["recipe"]
-        folder = run.parent
-        replaced = not re.fullmatch(r"reference-\d+", folder.name)
-        if (replaced or recipe["optimizer"] == "adamw" or not recipe["settle"]) != former:
-            continue
-        sd = "" if result["last5_sd"] is None else f" ± {result['last5_sd']:.3f}"
-        search = folder / "best" / "reason.json"
-        reason = json.loads(search.read_text(encoding="utf-8")) if search.is_file() else None
-        found = f"`{reason['command']}`{cost(reason)}" if reason else "hand-made"
-        if result.get("teacher"):
-            found += ", distilled" if reason is None or "teacher" in reason else ", distilled, searched without"
-        found += "".join(f", then {defaults}" for end, defaults in FORMER.items() if folder.name.endswith(end))
-        found += "" if (size := recipe["batch_size"]) == Recipe().batch_size else f", batch {size}"
-        found += ", SOAP" if former and recipe["optimizer"] == "soap" else ""
-        if recipe["settle"]:
-            found += ", settled" if former else ""
-            found += "" if reason is None or reason["counts"].get("outranked") else ", plain evolution"
-        card = (run / "CARD.md").relative_to(ROOT).as_posix()
-        row = (
-            f"| {result['num_params']:,} | {result['last5_mean']:.3f}{sd} | {result['lowest_of_last5']:.2f} | "
-            f"{len(result['seeds'])} | [`{result['schedule']}`]({card}) | {found} |"
-        )
-        lines.append((-result["num_params"], row))
-    return sorted(lines)
+def accuracy_of(result: Mapping[str, Any]) -> str:
+    return f"{result['last5_mean']:.3f} ± {result['last5_sd']:.3f}"
 
 
-def cost(reason: dict[str, Any]) -> str:
-    """The trials of a search, and the minutes of a core that all its trainings took, where known."""
-    trials = reason["counts"]["complete"] + reason["counts"]["pruned"]
-    if "training_seconds" not in reason:
-        return f", {trials} trials"
-    seconds = reason["training_seconds"] + reason.get("teacher", {"seconds": 0})["seconds"]
-    return f", {trials} trials, {seconds / 60:.0f} min of a core"
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ("-",) * len(header), *rows]
+    return "\n".join(f"|{'|'.join(line)}|" if line[0] == "-" else f"| {' | '.join(line)} |" for line in lines)
+
+
+def session() -> str:
+    """Return what `nas search` and `nas train-best` print of a committed record, but for their progress."""
+    found = read_record(EXAMPLE / "search.json", SearchReason)
+    result = read_record(EXAMPLE / "result.json", RunResult)
+    search = found.command.replace("--no-known", "--no-published")  # its name when the search ran
+    run = SimpleNamespace(seeds=seeds_of(EXAMPLE, result), result=result)
+    parts: list[RenderableType] = [
+        f"$ {search}", "...", report.finalist_table(found), "", report.account(found.counts), report.cost(found),
+        f"\n$ {result.command}", "...", report.run_table(run),
+    ]  # fmt: skip
+    console = Console(file=io.StringIO(), width=110, highlight=False, markup=False)
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str))
+    text = console.file.getvalue()
+    return indented(re.sub(r"(?:^ +[1-8]  .*\n)+", " ...\n", text, flags=re.M))  # the seeds between the first and last
+
+
+def seeds_of(record: Path, result: RunResult) -> tuple[SeedResult, ...]:
+    """Return the seeds of a record, by its log."""
+    epochs: dict[int, list[Epoch]] = {}
+    with (record / "log.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            numbers = {key: int(row[key]) for key in ("number", "correct", "count")}
+            floats = {key: float(row[key]) for key in ("train_loss", "train_accuracy", "loss", "seconds")}
+            epochs.setdefault(int(row["seed"]), []).append(Epoch(**numbers, **floats))
+    return tuple(
+        SeedResult(seed=seed, epochs=tuple(epochs[seed]), seconds=result.seconds[seed], backend=result.backend[0])
+        for seed in result.seeds
+    )
+
+
+def floors() -> str:
+    """Return the rooms of `nas/`, lowest floor first."""
+    rows = [
+        (str(number), " ".join(f"`{room}`" for room in rooms), owned)
+        for number, (rooms, owned) in enumerate(zip(FLOORS, OWNED, strict=True))
+    ]
+    return table(("floor", "rooms", "what they hold"), rows)
+
+
+def indented(text: str) -> str:
+    return "\n".join(f"    {line.rstrip()}".rstrip() for line in text.rstrip().splitlines())
 
 
 def count() -> str:
-    """What `nas count` prints of the starting network."""
+    """Return what `nas count` prints of the starting network."""
     from nas.cli import main
 
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
         main(["count", START, "--max-params", "8000"])
-    lines = "\n".join("    " + line.rstrip() for line in out.getvalue().splitlines())
-    return f"    $ nas count '{START}' --max-params 8000\n{lines}"
-
-
-def fidelity() -> str:
-    """How well each brief training ranks the networks of the table of truth."""
-    truth = toys.benchmark("truth")
-    runs = truth.load(truth.FOLDER / "runs.csv")
-    whole, near = (({row["name"]: row for row in truth.standings(part)}, part) for part in truth.groups(runs).values())
-    lines = [
-        f"| signal | seconds | Spearman, the {len(truth.truth(near[1]))} near the cap (95 %) | Kendall | "
-        f"best of the 8 leading, short by | Spearman, all {len(truth.truth(whole[1]))} |",
-        "|-|-|-|-|-|-|",
-    ]
-    for name, row in near[0].items():
-        lines.append(
-            f"| {SIGNALS.get(name, name)} | {row['seconds']:.0f} | "
-            f"{row['spearman']:.2f} ({row['low']:.2f} to {row['high']:.2f}) | {row['kendall']:.2f} | "
-            f"{row['tops'][-1]:.3f} | {whole[0][name]['spearman']:.2f} |"
-        )
-    half, both, count = truth.reliability(near[1])
-    lines.append(
-        f"\nTwo full runs of a network near the cap agree with {half:.2f} (n = {count}), so that the mean of two is "
-        f"worth {both:.2f}; the sd between its seeds is {truth.seed_sd(near[1]):.3f} points."
-    )
-    return "\n".join(lines)
+    return indented(f"$ nas count '{START}' --max-params 8000\n{out.getvalue()}")
 
 
 def searches() -> str:
-    """What real searches of one wall-clock came to, by what proposed."""
-    benchmark = toys.benchmark("searches")
-    record = json.loads((ROOT / "studies" / "searches.json").read_text(encoding="utf-8"))
-    schedule, best = benchmark.best_of(record)
-    lines = [
-        "| proposed by | trained | the winners' last-5 | mean | regret | within 0.05 of the best |",
-        "|-|-|-|-|-|-|",
-    ]
-    for row in benchmark.standings(record):
-        scores = ", ".join(f"{score:.3f}" for score in row["scores"])
-        lines.append(
-            f"| {row['arm']} | {row['trained']:.0f} | {scores} | {row['mean']:.3f} | {row['regret']:.3f} | "
-            f"{row['near']} of {len(row['scores'])} |"
-        )
-    means = benchmark.full_runs(record)
-    winners = [halves["ours"]["rounds"][-1]["schedule"] for halves in timed().values()]
-    scores = [means[winner] for winner in winners if winner in means]
-    shown, near = ", ".join(f"{score:.3f}" for score in scores), benchmark.near(scores, best)
-    lines.append(
-        f"\nThe best of all is `{schedule}`, {best:.3f}. By the same measure the winners of the searches "
-        f"[above](#against-a-plain-script) had {shown}, {near} of {len(scores)} within 0.05 of it."
-    )
-    return "\n".join(lines)
+    """Return the table of real searches, and the winners of the end-to-end benchmark beside them."""
+    return str(toys.benchmark("searches").markdown(toys.benchmark("end_to_end").winners()))
 
 
-def end_to_end() -> str:
-    """How long a search and its winner's training took to a threshold, and the plain script, where both were run."""
-    benchmark = toys.benchmark("end_to_end")
-    lines = [
-        "| seed | `nas`, min | last-5 | trials | plain, min | last-5 | trials | trained | ratio | network of `nas` |",
-        "|-|-|-|-|-|-|-|-|-|-|",
-    ]
-    for seed, halves in benchmark.whole(timed()).items():
-        winner = halves["ours"]["rounds"][-1]
-        network = f"`{winner['schedule']}` ({winner['num_params']:,})"
-        lines.append(f"| {' | '.join([seed, *benchmark.cells(halves), network])} |")
-    return "\n".join([*lines, "", benchmark.totals(timed())])
+PAGES: dict[Path, dict[str, Callable[[], str]]] = {
+    ROOT / "README.md": {"results": results, "session": session, "floors": floors},
+    ROOT / "studies" / "README.md": {"records": all_records, "public": public_figures, "count": count},
+    ROOT / "studies" / "benchmarks" / "README.md": {
+        "end to end": lambda: str(toys.benchmark("end_to_end").markdown()),
+        "fidelity": lambda: str(toys.benchmark("truth_scores").markdown()),
+        "searches": searches,
+    },
+}
+"""The generated parts of each page; a part stands between `<!-- name -->` and `<!-- /name -->`."""
 
 
-@cache
-def timed() -> dict[str, Any]:
-    """The repeats of the end-to-end benchmark, by seed."""
-    found: dict[str, Any] = json.loads((ROOT / "studies" / "end-to-end.json").read_text(encoding="utf-8"))["repeats"]
-    return found
-
-
-PARTS = {
-    "results": results, "former": former, "count": count, "fidelity": fidelity, "searches": searches,
-    "end to end": end_to_end,
-}  # fmt: skip
-
-
-def generated(text: str) -> str:
-    """The README with its generated parts as they should be."""
-    for name, part in PARTS.items():
+def generated(page: Path) -> str:
+    """Return the text of a page with its generated parts as they should be."""
+    text = page.read_text(encoding="utf-8")
+    for name, part in PAGES[page].items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-        assert re.search(pattern, text, re.S), f"README.md has no part '{name}'"
+        assert re.search(pattern, text, re.S), f"{page} has no part '{name}'"
         text = re.sub(pattern, lambda match, part=part: f"{match[1]}{part()}\n{match[2]}", text, flags=re.S)
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(generated(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(generated(page), encoding="utf-8")

@@ -19,9 +19,10 @@ from optuna.trial import FixedTrial, TrialState
 from rich.console import Console
 from torch.utils.data import TensorDataset
 
-from nas import data, search
+from nas import data
 from nas.architecture import Architecture
 from nas.model import build
+from nas.searches import Settings
 from nas.train import Recipe
 
 plain_search, end_to_end = toys.benchmark("plain_search"), toys.benchmark("end_to_end")
@@ -34,6 +35,15 @@ class Stripes(TensorDataset):
         generator = torch.Generator().manual_seed(1)
         labels = torch.randint(10, (60,), generator=generator)
         super().__init__(torch.randn(60, 1, 28, 28, generator=generator), labels)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads of a loaded machine wait for each other, and these networks are too small to need them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -156,26 +166,26 @@ def test_the_plain_split_is_the_one_it_is_given(options, tmp_path):
 
 
 class Runners:
-    """In place of the two sides: what they were asked for, and answers."""
+    """In place of the two sides: what was to be run, and answers."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, plain: bool = True, fail_at: str = "") -> None:
-        self.asked: list[str] = []
+        self.begun: list[str] = []
         self.plain, self.fail_at = plain, fail_at
         monkeypatch.setattr(end_to_end, "run_ours", self.run_ours)
         monkeypatch.setattr(end_to_end, "run_plain", self.run_plain)
-        monkeypatch.setattr(end_to_end, "pace", lambda: 3.25 + len(self.asked))
+        monkeypatch.setattr(end_to_end, "pace", lambda: 3.25 + len(self.begun))
 
-    def ask(self, name: str) -> None:
+    def begin(self, name: str) -> None:
         if name == self.fail_at:
             raise KeyboardInterrupt
-        self.asked.append(name)
+        self.begun.append(name)
 
     def run_ours(self, seed: int, options: Any, folder: Path) -> dict[str, Any]:
-        self.ask(f"ours {seed}")
+        self.begin(f"ours {seed}")
         return {"reached": True, "seconds": 60.0 + seed, "rounds": [{"trials": 40, "last5": 99.47}]}
 
     def run_plain(self, seed: int, seconds: float, options: Any, folder: Path) -> dict[str, Any]:
-        self.ask(f"plain {seed}")
+        self.begin(f"plain {seed}")
         assert seconds == 10 * (60.0 + seed)
         best = {"last5": 99.46 if self.plain else 99.3}
         taken = 240.0 + 4 * seed if self.plain else seconds + 0.1
@@ -195,11 +205,11 @@ def test_no_half_is_run_twice(tmp_path, monkeypatch):
     cut = Runners(monkeypatch, fail_at="plain 1")
     with pytest.raises(KeyboardInterrupt):
         end_to_end.compare(path, options, 2)
-    assert cut.asked == ["ours 0", "plain 0", "ours 1"]
+    assert cut.begun == ["ours 0", "plain 0", "ours 1"]
     assert "4.0" in shown(json.loads(path.read_text()))  # a record with a half of a repeat can be read
     resumed = Runners(monkeypatch)
     record = end_to_end.compare(path, options, 2)
-    assert resumed.asked == ["plain 1"]
+    assert resumed.begun == ["plain 1"]
     assert record == json.loads(path.read_text())
     assert [end_to_end.ratio(halves) for halves in record["repeats"].values()] == ["4.0", "4.0"]
     sittings = [(row["seed"], row["side"], row["epoch_seconds"]) for row in record["sittings"]]
@@ -226,14 +236,14 @@ def test_a_censored_run_is_reported_as_such(tmp_path, monkeypatch):
     assert " 107 " in shown(record)  # those killed are not among the trials
 
 
-@pytest.mark.parametrize(("plain", "said"), [(True, "<= 2.0"), (False, "neither")])
-def test_where_ours_fails_the_ratio_is_no_win(plain, said):
+@pytest.mark.parametrize(("plain", "text"), [(True, "<= 2.0"), (False, "neither")])
+def test_where_ours_fails_the_ratio_is_no_win(plain, text):
     halves = {"ours": {"reached": False, "seconds": 60.0}, "plain": {"reached": plain, "seconds": 120.0}}
-    assert end_to_end.ratio(halves) == said
+    assert end_to_end.ratio(halves) == text
 
 
 @pytest.mark.parametrize(
-    ("found", "said"),
+    ("found", "text"),
     [
         # chi-squared's 95 % quantiles with 4 and 2 degrees of freedom are 9.488 and 5.991
         (1, "plain 1 in 300.0. That is one in at least 63 minutes of plain on average (95 %, one-sided), 4.2 times as"),
@@ -243,14 +253,14 @@ def test_where_ours_fails_the_ratio_is_no_win(plain, said):
         ),
     ],
 )
-def test_totals_have_what_chance_leaves_of_them(found, said):
+def test_totals_have_what_chance_leaves_of_them(found, text):
     ours = {"reached": True, "seconds": 900.0}
     repeats = {
         "0": {"ours": ours, "plain": {"reached": found == 1, "seconds": 9000.0}},
         "1": {"ours": ours, "plain": {"reached": False, "seconds": 9000.0}},
         "2": {"ours": {"reached": True, "seconds": 700.0}},  # not whole
     }
-    assert f"`nas` came over the threshold 2 times in 30.0 minutes, {said}" in end_to_end.totals(repeats)
+    assert f"`nas` came over the threshold 2 times in 30.0 minutes, {text}" in end_to_end.totals(repeats)
 
 
 def test_totals_where_ours_was_never_over_the_threshold_claim_nothing():
@@ -270,8 +280,8 @@ def test_ours_goes_on_until_a_new_winner_is_over_the_threshold(tmp_path, monkeyp
         time.sleep(0.05)
         return ""
 
-    def train(architecture: Any, training: Any, evaluation: Any, recipe: Any, *, seed: int, lesson: Any) -> Any:
-        assert lesson is None
+    def train(architecture: Any, training: Any, evaluation: Any, recipe: Any, *, seed: int, teacher_logits: Any) -> Any:
+        assert teacher_logits is None
         assert evaluation is training.validation
         assert (seed, recipe.epochs) == (5, 15)
         trained.append(str(architecture))
@@ -279,9 +289,9 @@ def test_ours_goes_on_until_a_new_winner_is_over_the_threshold(tmp_path, monkeyp
         return argparse.Namespace(last=lambda epochs: score)
 
     found = data.DATASETS["synthetic"]
-    whole = data.training_data(found, data_dir=None)
-    monkeypatch.setattr(data, "resolve", lambda *_, **__: found)
-    monkeypatch.setattr(data, "training_data", lambda *_, **__: whole)
+    whole = data.load_training_data(found, data_dir=None)
+    monkeypatch.setattr(data, "prepare_dataset", lambda *_, **__: found)
+    monkeypatch.setattr(data, "load_training_data", lambda *_, **__: whole)
     monkeypatch.setattr(end_to_end, "start", start)
     monkeypatch.setattr(end_to_end, "train", train)
     monkeypatch.setattr(
@@ -291,19 +301,22 @@ def test_ours_goes_on_until_a_new_winner_is_over_the_threshold(tmp_path, monkeyp
     half = end_to_end.run_ours(5, end_to_end.Options(), tmp_path)
     assert trained == ["8 M 8 G C", "9 M 9 G C"]
     options = end_to_end.Options()
-    totals = [str(search.Settings.trials + options.more * turn) for turn in range(3)]
+    totals = [str(Settings.trials + options.more * turn) for turn in range(3)]
     assert [command[command.index("--trials") + 1] for command in commands] == totals
     assert [round["last5"] for round in half["rounds"]] == [99.4, 99.4, 99.45]
     assert half["reached"]
     assert half["seconds"] >= 0.15
 
 
-def test_a_winner_learns_from_its_teacher_first(monkeypatch):
+def test_a_winner_is_distilled_from_its_teacher(monkeypatch):
     whole = toys.part(toys.synthetic(), 64)
     trained = []
 
-    def train(architecture: Any, training: Any, evaluation: Any, recipe: Any, *, seed: int, lesson: Any = None) -> Any:
-        trained.append((str(architecture), recipe.degrees, None if lesson is None else tuple(lesson.shape)))
+    def train(
+        architecture: Any, training: Any, evaluation: Any, recipe: Any, *, seed: int, teacher_logits: Any = None
+    ) -> Any:
+        shape = None if teacher_logits is None else tuple(teacher_logits.shape)
+        trained.append((str(architecture), recipe.degrees, shape))
         return argparse.Namespace(state_dict=build(architecture).state_dict(), last=lambda epochs: 99.0)
 
     monkeypatch.setattr(end_to_end, "train", train)
@@ -314,8 +327,8 @@ def test_a_winner_learns_from_its_teacher_first(monkeypatch):
 
 def test_plain_is_held_to_the_validation_images_of_the_search(monkeypatch):
     found = data.DATASETS["synthetic"]
-    monkeypatch.setattr(data, "resolve", lambda *_, **__: found)
-    whole = data.training_data(found, data_dir=None, validation=None).train
-    split = data.training_data(found, data_dir=None).validation
+    monkeypatch.setattr(data, "prepare_dataset", lambda *_, **__: found)
+    whole = data.load_training_data(found, data_dir=None, validation=None).train
+    split = data.load_training_data(found, data_dir=None).validation
     assert torch.equal(whole.images[end_to_end.held_out()], split.images)
     assert torch.equal(whole.labels[end_to_end.held_out()], split.labels)

@@ -1,10 +1,13 @@
-"""The house: which module may import which, and what a quick command must not wait for."""
+"""The house: the order of the rooms is the law of imports; and what every file, function and word must be like."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,70 +15,234 @@ import pytest
 import nas
 
 PACKAGE = Path(nas.__file__).parent
-LAYERS = {
-    "errors": 0, "budget": 0, "architecture": 0,
-    "space": 1, "model": 1, "kernels": 1, "graph": 1, "soap": 1, "surrogate": 1, "data": 1,
-    "train": 2,
-    "study": 3, "sampler": 3, "search": 3, "export": 3, "workers": 3, "teacher": 3, "run": 3, "compare": 3, "tune": 3,
-    "report": 4,
-    "cli": 5,
+REPOSITORY = Path(__file__).parent.parent
+
+FLOORS = (
+    ("errors", "budget", "architecture", "designs", "files", "machine"),
+    ("data", "space", "model", "kernels"),
+    ("train", "export"),
+    ("workers", "teachers", "study"),
+    ("searches", "final"),
+    ("report", "library"),
+    ("cli",),
+)
+"""A room is a module or a package. It may import from the rooms before it alone, also on its own floor."""
+
+ROOMS = tuple(room for floor in FLOORS for room in floor)
+FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+STRANGERS = {frozenset(("space", "model"))}
+"""Rooms that do not know each other, whatever their order."""
+
+
+RETIRED = {
+    "lesson", "lessons", "taught", "teach", "teaches", "hear", "hears", "heard", "asked", "settle", "settled",
+    "settles", "blind", "unseen", "twin", "twins", "outranked", "foretell", "foretells", "foretold", "said", "kept",
+    "judge", "judged", "judges",
 }  # fmt: skip
-SAME_LAYER = {
-    "soap": {"graph"},
-    "teacher": {"study", "export", "workers"},
-    "search": {"study", "sampler", "export", "workers", "teacher"},
-    "run": {"study", "export", "workers", "teacher"},
-    "compare": {"export", "run"},
-    "tune": {"study", "export", "workers", "search", "run"},
-}
-"""Beside the earlier rows, a module of layer 0 may use `errors`, and these may use their neighbours."""
+PRIVATE_NAMES_OF_OPTUNA = ("._storage", "._trial_id", "._study_id", "system_attrs", "._suggest")
+NO_BEGINNING = ("What", "Whether", "Of", "Where", "From", "Who")
 
 
-def imports(module: str) -> set[str]:
-    """Every module that a module imports, inside functions and for the type checker too, by its dotted name."""
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
-    found = set()
-    for node in ast.walk(tree):
+# --- reading the sources ----------------------------------------------------------------------------------------------
+
+
+def files(room: str) -> list[Path]:
+    module = PACKAGE / f"{room}.py"
+    return [module] if module.is_file() else sorted((PACKAGE / room).rglob("*.py"))
+
+
+def sources() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def suite() -> list[Path]:
+    return sorted((REPOSITORY / "tests").rglob("*.py"))
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(path: Path) -> Iterator[tuple[str, str]]:
+    """Every (module, name) that a file imports, inside functions and for the type checker too; of a module alone ""."""
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            yield from ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module} imports relatively"
-            found |= {f"nas.{alias.name}" for alias in node.names} if node.module == "nas" else {node.module or ""}
+            assert node.level == 0, f"{path} imports relatively"
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+def modules(room: str) -> set[str]:
+    """The modules that a room imports besides the package, by dotted name."""
+    found = {(module, name) for path in files(room) for module, name in imports(path) if module.split(".")[0] != "nas"}
+    return {f"{module}.{name}" if module == "optuna" and name else module for module, name in found}
+
+
+def broken(path: Path, room: str) -> list[str]:
+    """The imports of a file of a room that break the law of the rooms."""
+    found = []
+    for module, name in imports(path):
+        if module.split(".")[0] != "nas":
+            continue
+        parts = module.split(".")[1:]
+        inside = bool(parts) and parts[0] == room
+        if not parts or not name:
+            found.append(f"{path.name}: write 'from nas.ROOM import Name', not {module} {name}")
+        elif inside and len(parts) == 1:
+            found.append(f"{path.name}: inside a room import from the file, not from the door ({name})")
+        elif not inside and parts[0] not in ROOMS[: ROOMS.index(room)]:
+            found.append(f"{path.name}: {room} comes before {parts[0]} ({name})")
+        elif not inside and len(parts) > 1:
+            found.append(f"{path.name}: {module} is private: import {name} from nas.{parts[0]}")
+        elif not inside and name not in public(parts[0]):
+            found.append(f"{path.name}: {name} is private to nas.{parts[0]}")
     return found
 
 
-def siblings(module: str) -> set[str]:
-    return {name.split(".")[1] for name in imports(module) if name.startswith("nas.")} - {"__version__"}
+@cache
+def public(room: str) -> set[str]:
+    """The names at a room's door: its `__all__`, or what a lone module defines without an underscore."""
+    lone = (PACKAGE / f"{room}.py").is_file()
+    names: set[str] = set()
+    for node in tree(PACKAGE / f"{room}.py" if lone else PACKAGE / room / "__init__.py").body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            assigned = {target.id for target in targets if isinstance(target, ast.Name)}
+            if "__all__" in assigned and node.value:
+                names |= set(ast.literal_eval(node.value))
+            elif lone:
+                names |= assigned
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef) and lone:
+            names.add(node.name)
+    return {name for name in names if not name.startswith("_")}
 
 
-def test_the_package_is_flat_and_every_module_has_its_row():
-    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
-    assert modules == set(LAYERS)
-    assert [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE] == []
+# --- the law of the rooms ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", LAYERS)
-def test_imports_only_point_up(module):
-    allowed = {other for other in LAYERS if LAYERS[other] < LAYERS[module]}
-    assert siblings(module) - allowed - SAME_LAYER.get(module, set()) - {"errors"} == set()
+def test_every_room_is_there_and_nothing_else():
+    assert len(ROOMS) == len(set(ROOMS))
+    there = {path.stem for path in PACKAGE.glob("*.py")} | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert there - {"__init__", "__main__", "nas"} == set(ROOMS)
+    assert list(PACKAGE.glob("*/*/*.py")) == []  # a room has no rooms within
 
 
-def test_space_and_model_do_not_know_each_other():
-    assert "model" not in siblings("space")
-    assert "space" not in siblings("model")
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_from_earlier_rooms_through_their_doors(room):
+    assert [line for path in files(room) for line in broken(path, room)] == []
 
 
-@pytest.mark.parametrize("module", [name for name, layer in LAYERS.items() if layer == 0])
-def test_the_first_row_needs_only_the_standard_library(module):
-    roots = {name.split(".")[0] for name in imports(module)} - {"nas"}
-    assert roots <= sys.stdlib_module_names
+@pytest.mark.parametrize("room", [room for room in ROOMS if len(files(room)) > 1])
+def test_a_room_has_one_door_and_no_circle(room):
+    door = PACKAGE / room / "__init__.py"
+    assert public(room), "the door names what others may use in __all__"
+    imported = {name for _, name in imports(door)}  # for the type checker alone, where the door opens lazily
+    assert sorted(public(room) - imported) == []
+    arrows = {
+        path.stem: {module.split(".")[2] for module, _ in imports(path) if module.startswith(f"nas.{room}.")}
+        for path in files(room)
+    }
+    while leaves := [name for name, others in arrows.items() if not others]:
+        arrows = {name: others - set(leaves) for name, others in arrows.items() if name not in leaves}
+    assert arrows == {}, "these import each other in a circle"
 
 
-@pytest.mark.parametrize("module", [name for name, layer in LAYERS.items() if layer < 3])
-def test_what_trains_knows_nothing_of_the_search(module):
+@pytest.mark.parametrize("pair", sorted(sorted(pair) for pair in STRANGERS))
+def test_some_rooms_do_not_know_each_other(pair):
+    for room, other in (pair, reversed(pair)):
+        assert f"nas.{other}" not in {module for path in files(room) for module, _ in imports(path)}
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if FLOOR[room] == 0])
+def test_the_ground_floor_needs_only_the_standard_library(room):
+    assert {name.split(".")[0] for name in modules(room)} <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if FLOOR[room] < 3])
+def test_what_trains_knows_nothing_of_the_search(room):
     """`space` has optuna's distributions, and no more of it."""
-    others = {name for name in imports(module) if name.split(".")[0] in ("optuna", "pandas", "typer", "rich")}
-    assert others <= ({"optuna.distributions"} if module == "space" else set())
+    others = {name for name in modules(room) if name.split(".")[0] in ("optuna", "pandas", "typer", "rich")}
+    assert others <= ({"optuna.distributions"} if room == "space" else set())
+
+
+# --- files, functions, words ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [*sources(), *suite()], ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_no_file_is_over_400_lines(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def test_no_private_function_has_more_than_five_parameters():
+    """A function inside another is private as well; `self` is no parameter."""
+    found = []
+    for path in sources():
+        functions = [node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        inner = {id(node) for outer in functions for node in ast.walk(outer) if node is not outer}
+        for node in functions:
+            takes = node.args
+            every = (*takes.posonlyargs, *takes.args, takes.vararg, *takes.kwonlyargs, takes.kwarg)
+            names = [argument.arg for argument in every if argument is not None]
+            private = id(node) in inner or (node.name.startswith("_") and not node.name.endswith("__"))
+            if private and len(names) - (names[:1] in (["self"], ["cls"])) > 5:
+                found.append(f"{path.relative_to(REPOSITORY)}: {node.name}({', '.join(names)})")
+    assert found == []
+
+
+def text_files() -> list[Path]:
+    return [*sources(), REPOSITORY / "README.md"]
+
+
+@pytest.mark.parametrize("path", text_files(), ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_retired_words_are_gone(path):
+    text = path.read_text(encoding="utf-8")
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", text)  # those of snake_case and CamelCase names too
+    assert sorted({word.lower() for word in words} & RETIRED) == []
+    assert "unless said" not in text
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_optuna_is_used_by_its_public_names(path):
+    text = path.read_text(encoding="utf-8")
+    assert [name for name in PRIVATE_NAMES_OF_OPTUNA if re.search(re.escape(name) + r"\b", text)] == []
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_a_docstring_begins_with_a_verb_or_a_noun(path):
+    values = [node.value for node in ast.walk(tree(path)) if isinstance(node, ast.Expr)]
+    texts = [value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+    assert [text[:40] for text in texts if text.split()[:1] and text.split()[0] in NO_BEGINNING] == []
+
+
+# --- the law itself ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "count"),
+    [
+        ("from nas.budget import Budget", 0),
+        ("from nas.space.points import Points", 0),
+        ("import nas.budget", 1),
+        ("from nas import budget", 1),
+        ("from nas.space import SearchSpace", 1),  # its own door
+        ("from nas.study import StudyStore", 1),  # upwards
+        ("def late():\n    from nas.train import train", 1),
+        ("from nas.model import build", 1),  # later on the same floor
+        ("from nas.data.splits import with_fold", 1),
+        ("from nas.nowhere import Thing", 1),
+        ("from nas.budget import _shown", 1),
+        ("from nas.machine import Path", 1),  # not its own
+    ],
+)
+def test_the_law_finds_what_breaks_it(tmp_path, line, count):
+    path = tmp_path / "points.py"
+    path.write_text(line)
+    assert len(broken(path, "space")) == count
+
+
+# --- quick to talk to -------------------------------------------------------------------------------------------------
 
 
 def test_the_command_line_does_not_wait_for_what_it_may_not_need():

@@ -1,9 +1,6 @@
-"""`Architecture` against torch: counts, shapes, MACs, and the network as source text."""
+"""`Architecture` against torch: counts, shapes, MACs; trained networks."""
 
 from __future__ import annotations
-
-import ast
-import builtins
 
 import pytest
 import torch
@@ -11,8 +8,11 @@ from hypothesis import example, given
 from strategies import architectures
 from torch import nn
 
-from nas.architecture import KNOWN, Architecture
-from nas.model import build, source
+from nas.architecture import Architecture
+from nas.data import Normalization
+from nas.designs import PUBLISHED_DESIGNS
+from nas.errors import UsageError
+from nas.model import TrainedNetwork, build, load_module
 
 EVERYTHING = "3x20x17: 6k7 s8k5/2vbr 8k1 8r+ s8n+ M 12k3b 12k1/2 G 7k1bn 7k1b+ C5b"
 SHRUNK = "2x3x3: 4v 4+ s5/2 5k1+ G 5k1/2+ Cb"
@@ -68,7 +68,7 @@ def test_counts_and_shapes_are_those_of_the_built_model(architecture):
                                            for layer in architecture.layers)  # fmt: skip
 
 
-@pytest.mark.parametrize("design", KNOWN, ids=lambda design: design.name)
+@pytest.mark.parametrize("design", PUBLISHED_DESIGNS, ids=lambda design: design.name)
 def test_a_known_design_builds_with_its_count(design):
     assert sum(p.numel() for p in build(Architecture.parse(design.text)).parameters()) == design.num_params
 
@@ -132,63 +132,76 @@ def test_without_a_seed_the_global_generator_draws():
     assert not torch.equal(one, build(architecture).state_dict()["0.weight"])
 
 
-# Source
+# A trained network
 
 
-def run_source(text: str) -> nn.Module:
-    """What `build()` of the text gives, where every import but torch fails."""
-
-    def only_torch(name: str, *args: object) -> object:
-        assert name.split(".")[0] == "torch", name
-        return builtins.__import__(name, *args)  # type: ignore[arg-type]
-
-    namespace: dict = {"__builtins__": {**vars(builtins), "__import__": only_torch}, "__name__": "model"}
-    exec(text, namespace)
-    return namespace["build"]()
+TRAINED = Architecture.parse("4v M 6 G C", input_shape=(2, 16, 16), num_classes=3)
+NORMALIZATION = Normalization(mean=(0.1, 0.4), std=(0.3, 0.2))
 
 
-@example(Architecture.parse(EVERYTHING))
-@example(Architecture.parse(SHRUNK))
-@given(architectures())
-def test_the_source_text_is_the_same_network(architecture):
-    text = source(architecture)
-    model, rebuilt = build(architecture), run_source(text)
-    assert repr(model) == repr(rebuilt)
-    rebuilt.load_state_dict(model.state_dict())
-    assert torch.equal(forward(model, architecture)[0], forward(rebuilt, architecture)[0])
-    assert str(architecture) in (ast.get_docstring(ast.parse(text)) or "")
+def trained(**changes) -> TrainedNetwork:
+    """Random weights, with running statistics of their own."""
+    model = build(TRAINED, seed=4)
+    with torch.no_grad():
+        model(torch.randn(64, 2, 16, 16, generator=torch.Generator().manual_seed(0)))
+    fields = {"architecture": TRAINED, "state_dict": model.state_dict(), "normalization": NORMALIZATION,
+              "classes": ("cat", "dog", "cow")}  # fmt: skip
+    return TrainedNetwork(**(fields | changes))
 
 
-def test_the_source_text_reads_well():
-    assert (
-        source(Architecture.parse("4 4+ G C"))
-        == '''"""4 4+ G C
+def test_a_trained_network_predicts_probabilities_by_its_running_statistics():
+    """Against the steps by hand, for more images than a batch of it; bytes and fractions are the same images."""
+    network = trained()
+    images = torch.randint(0, 256, (600, 2, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    mean, std = (torch.tensor(each).view(1, 2, 1, 1) for each in (NORMALIZATION.mean, NORMALIZATION.std))
+    model = build(TRAINED)
+    model.load_state_dict(network.state_dict)
+    with torch.no_grad():
+        expected = model.eval()((images / 255 - mean) / std).softmax(1)
+    found = network.predict(images)
+    assert (found.shape, found.dtype, found.requires_grad, found.is_inference()) == (
+        (600, 3), torch.float32, False, False,
+    )  # fmt: skip
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(network.predict(images / 255), expected)
+    assert network.predict(images[:0]).shape == (0, 3)
 
-236 parameters; input (N, 1, 28, 28), output logits (N, 10).
-"""
 
-from torch import nn
+def test_a_module_has_the_weights_is_in_evaluation_mode_and_is_a_copy():
+    torch.manual_seed(7)
+    network, before = trained(), torch.get_rng_state()
+    module, other = network.module(), load_module(TRAINED, network.state_dict)
+    assert torch.get_rng_state().equal(before)
+    for each in (module, other):
+        assert not any(part.training for part in each.modules())
+        assert all(each.state_dict()[name].equal(value) for name, value in network.state_dict.items())
+    kept = network.state_dict["0.weight"].clone()
+    with torch.no_grad():
+        module[0].weight.zero_()
+    assert network.state_dict["0.weight"].equal(kept)
 
 
-class Residual(nn.Sequential):
-    def forward(self, x):
-        return x + super().forward(x)
+@pytest.mark.parametrize(
+    ("images", "wanted"),
+    [
+        (torch.zeros(3, 1, 16, 16), r"takes images \(N, 2, 16, 16\), not \(3, 1, 16, 16\)"),
+        (torch.zeros(2, 16, 16), r"takes images \(N, 2, 16, 16\), not \(2, 16, 16\)"),
+        (torch.zeros(3, 2, 16, 16, dtype=torch.int64), "uint8, or floating-point on 0..1, not torch.int64"),
+    ],
+)
+def test_other_images_are_refused_in_one_line(images, wanted):
+    with pytest.raises(UsageError, match=wanted):
+        trained().predict(images)
 
 
-def build():
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3, stride=1, padding=1, groups=1, bias=False),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        Residual(
-            nn.Conv2d(4, 4, 3, stride=1, padding=1, groups=1, bias=False),
-            nn.BatchNorm2d(4),
-            nn.ReLU(),
-        ),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Conv2d(4, 10, 1, stride=1, padding=0, groups=1, bias=False),
-        nn.Flatten(),
-    )
-'''
-    )
-    assert "Residual" not in source(Architecture.parse("4 G C"))
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"classes": ("cat", "dog")}, "tells 3 classes apart, not 2"),
+        ({"normalization": Normalization(mean=(0.1,), std=(0.3,))}, "images of 2 channel.*1 means and 1 deviations"),
+        ({"normalization": Normalization(mean=(0.1, 0.1), std=(0.3,))}, "2 means and 1 deviations"),
+    ],
+)
+def test_what_does_not_fit_the_architecture_is_refused(changes, wanted):
+    with pytest.raises(UsageError, match=wanted):
+        trained(**changes)

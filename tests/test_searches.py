@@ -1,9 +1,9 @@
-"""The comparison of real searches: what Optuna proposes as it comes, and how the record is kept and read."""
+"""The comparison of real searches: what Optuna proposes as it comes, and how the record is written and read."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections import Counter
 from pathlib import Path
 
 import optuna
@@ -13,9 +13,10 @@ from optuna.samplers import TPESampler
 from optuna.trial import TrialState
 from rich.console import Console
 
-from nas import search
-from nas import study as studies
-from nas.errors import UsageError
+from nas.architecture import Architecture
+from nas.budget import Budget
+from nas.data import find_dataset
+from nas.searches import Search, Settings
 
 searches = toys.benchmark("searches")
 OPTIONS = {"seconds": 60.0, "max_params": 8000}
@@ -28,40 +29,51 @@ def folder(monkeypatch):
         yield quick
 
 
-@pytest.fixture
-def ours(monkeypatch):
-    """`ship` changes the search of its process: here it is taken back."""
-    for name in ("Proposer", "ask"):
-        monkeypatch.setattr(search, name, getattr(search, name))
+def test_as_shipped_draws_what_optuna_draws_and_trains_what_fits():
+    space, store = toys.space(), toys.open_study()
+    propose = searches.Shipped(space, 0)
+    settings = toys.settings(trials=30, published=False)
+    search = Search(store, space, settings, toys.Pool(), lambda progress, event: None, propose=propose)
+    search.run(toys.synthetic(), toys.provenance())
+    drawn, table = propose.study.trials, store.refresh()
+    assert drawn[0].params == optuna.create_study(sampler=TPESampler(seed=0)).ask(space.distributions).params
+    trained = {trial.user_attrs["schedule"]: trial for trial in table.learned}
+    assert len(trained) == 30
+    seen, rejected = set(), 0
+    for trial in drawn:
+        checked = space.check(trial.params, seen)
+        if not isinstance(checked, Architecture):
+            assert (trial.state, trial.intermediate_values) == (TrialState.PRUNED, {})
+            rejected += 1
+            continue
+        seen.add(str(checked))
+        ours = trained[str(checked)]
+        assert trial.params == ours.params
+        if trial.state != TrialState.RUNNING:  # the last ones trained, of which it was not told
+            assert (trial.state, trial.intermediate_values) == (ours.state, ours.intermediate_values)
+    assert seen == set(trained)
+    assert sum(trial.state == TrialState.RUNNING for trial in drawn) <= 1
+    assert {trial.state for trial in table.learned} >= {TrialState.COMPLETE}
+    counts = store.counts()
+    assert rejected > 10
+    assert (counts["generated"], counts["unaccounted"], counts["running"]) == (30 + rejected, 0, 0)
 
 
-def test_as_shipped_draws_what_optuna_draws_and_trains_what_fits(ours):
-    space, study = toys.space(), toys.open_study()
-    searches.ship(0)
-    toys.run(toys.Pool(), study=study, trials=30, known=False)
-    trials = study.get_trials(deepcopy=False)
-    assert trials[0].params == optuna.create_study(sampler=TPESampler(seed=0)).ask(space.distributions).params
-    for trial in trials[:30]:  # the last was asked for when those that do not fit had made up the total
-        try:
-            architecture = space.decode(trial.params)
-            fits = space.budget.admits(architecture.num_params, architecture.macs)
-        except UsageError:
-            fits = False
-        assert fits == bool(trial.intermediate_values)
-        if not fits:
-            assert trial.state == TrialState.PRUNED
-    states = Counter(trial.state for trial in trials)
-    assert states[TrialState.COMPLETE]
-    assert sum(not trial.intermediate_values for trial in trials) > 10
-    assert studies.counts(study)["running"] == 0
+def test_the_settings_of_an_arm_are_those_of_nas_search():
+    """But for the published designs, the total and the time, and what proposes."""
+    chosen = searches._settings("tpe", 3, 60.0, 8000)
+    usual = Settings.for_budget(Budget(max_params=8000), find_dataset("mnist"))
+    changed = {"published": False, "trials": chosen.trials, "timeout": 60.0, "seed": 3, "sampler": "tpe"}
+    assert chosen == dataclasses.replace(usual, **changed)
+    assert searches._settings(searches.SHIPPED, 3, 60.0, 8000).recipe == usual.recipe
 
 
 def record():
     """Two arms of two seeds; one search's winner is not trained fully yet."""
     made = toys.benchmark("records").load(Path("none.json"), OPTIONS, "searches", "finals")
     for key, schedule, trained in (
-        ("evolution 0", "8 G C", 30),
-        ("evolution 1", "9 G C", 34),
+        ("guided 0", "8 G C", 30),
+        ("guided 1", "9 G C", 34),
         ("random 0", "7 G C", 40),
         ("random 1", "6 G C", 42),
     ):
@@ -75,17 +87,17 @@ def record():
 
 def test_regret_is_to_the_best_winner_of_those_trained_fully(capsys):
     assert searches.results(record()) == {
-        "evolution": [(0, pytest.approx(99.55)), (1, pytest.approx(99.41))],
+        "guided": [(0, pytest.approx(99.55)), (1, pytest.approx(99.41))],
         "random": [(0, pytest.approx(99.51))],
     }
     Console(width=160).print(searches.table(record()))
     lines = capsys.readouterr().out.splitlines()
     (random,) = (line for line in lines if "random" in line and "40" in line)
-    (evolution,) = (line for line in lines if "99.410" in line)
+    (guided,) = (line for line in lines if "99.410" in line)
     for shown in ("99.510", "0.040", "1 of 1"):
         assert shown in random
     for shown in ("32", "99.550, 99.410", "99.480", "0.070", "1 of 2"):
-        assert shown in evolution
+        assert shown in guided
 
 
 def test_regret_is_to_the_best_known_network_too(capsys):
@@ -100,7 +112,7 @@ def test_regret_is_to_the_best_known_network_too(capsys):
     assert "0 of 1" in random
 
 
-def test_what_is_done_is_kept_and_not_done_again(tmp_path, monkeypatch):
+def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
     calls = []
 
     def started(call):
@@ -111,9 +123,9 @@ def test_what_is_done_is_kept_and_not_done_again(tmp_path, monkeypatch):
         return {"schedule": "8 G C", "trained": 3, "last5": 99.5}
 
     monkeypatch.setattr(searches, "_started", started)
-    monkeypatch.setattr(searches, "prepare", lambda max_params: None)
+    monkeypatch.setattr(searches, "prepare", lambda max_params, seeds: None)
     monkeypatch.setattr(searches, "cores", lambda: 1)
-    monkeypatch.setattr("nas.train.cores", lambda: 1)
+    monkeypatch.setattr("nas.machine.cores", lambda root=None: 1)
     path = tmp_path / "searches.json"
     with pytest.raises(SystemExit, match="left with 1"):
         searches.compare(path, ("random", "tpe"), 1, 60.0, 8000)

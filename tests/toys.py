@@ -11,32 +11,48 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import zlib
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
-from nas import cli, data, search
-from nas import study as studies
+from nas import cli, data
 from nas.architecture import Architecture
 from nas.budget import Budget
 from nas.data import Split, TrainingData
 from nas.errors import NasError
+from nas.export import Provenance
+from nas.machine import environment
 from nas.model import build
+from nas.searches import Search, SearchResult, Settings
 from nas.space import SearchSpace
-from nas.train import Epoch, Recipe, Run, train
-from nas.workers import Job, Message
+from nas.study import Deadline, StudyStore, View
+from nas.train import Epoch, Recipe, Run
+from nas.workers import (
+    EpochMessage,
+    FailureMessage,
+    FinalMessage,
+    Job,
+    LogitsJob,
+    LogitsMessage,
+    Message,
+    RunMessage,
+    read_logits,
+)
 
 CAP = 500
 COMMAND = [sys.executable, "-c", "from nas.cli import main; main()"]
 """`nas`, whatever the PATH."""
 
+ONE_WORKER = ["--workers", "1", "--backend", "torch"]
+
 TINY_SEARCH = [
     "search", "--dataset", "synthetic", "--max-params", str(CAP), "--trials", "4", "--brief-epochs", "2",
-    "--finalists", "2", "--finalist-seeds", "2", "--finalist-epochs", "2", "--workers", "1", "--backend", "torch",
+    "--finalists", "2", "--finalist-seeds", "2", "--finalist-epochs", "2", *ONE_WORKER,
 ]  # fmt: skip
 
 
@@ -52,11 +68,19 @@ class Pool:
     def __init__(self, count: int = 1, *, score: Callable[[Architecture, int, int], float] = luck) -> None:
         self.lives: list[tuple[Job, Iterator[Message]] | None] = [None] * count
         self.score, self.stops = score, [False] * count
-        self.trained: list[tuple[str, int, int]] = []  # schedule, seed and epochs of every job handed in
+        self.waiting: set[int] = set()  # workers that wait for an answer
+        self.trained: list[tuple[str, int, int]] = []  # schedule, seed and epochs of every training handed in
         self.folds: list[tuple[int, int]] = []  # seed and fold of each
-        self.lessons: list[list[float] | None] = []  # of each lesson a number an epoch
+        self.computed: list[tuple[int, int]] = []  # fold and epoch of every job for logits
+        self.teacher_logits: list[list[float] | None] = []  # of each training a number for each epoch
         self.stopped: list[Any] = []
         self.restarts = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __len__(self) -> int:
         return len(self.lives)
@@ -72,43 +96,60 @@ class Pool:
     def submit(self, job: Job) -> int:
         number = self.idle
         assert number is not None
-        self.trained.append((str(job.architecture), job.seed, job.recipe.epochs))
-        self.folds.append((job.seed, job.fold))
-        self.lessons.append(None if job.lesson is None else job.lesson[:, 0, 0].tolist())
+        if isinstance(job, LogitsJob):
+            self.computed.append((job.fold, job.epoch))
+        else:
+            logits = job.teacher_logits
+            self.trained.append((str(job.architecture), job.seed, job.recipe.epochs))
+            self.folds.append((job.seed, job.fold))
+            self.teacher_logits.append(None if logits is None else read_logits(logits)[:, 0, 0].tolist())
         self.stops[number] = False
         self.lives[number] = (job, self.live(number, job))
         return number
 
     def messages(self, timeout: float) -> Iterator[Message]:
-        for life in list(self.lives):
-            if life is not None:
+        for number, life in enumerate(list(self.lives)):
+            if life is None or number in self.waiting:
+                continue
+            try:
                 message = next(life[1])
-                if any(end is not None for end in (message.run, message.answers, message.failure)):
-                    self.lives[message.worker] = None
-                yield message
+            except Exception as error:
+                self.lives[number] = None
+                raise RuntimeError(f"a worker failed on {life[0].title}:\n{traceback.format_exc()}") from error
+            if isinstance(message, FinalMessage):
+                self.lives[number] = None
+            elif isinstance(message, EpochMessage):
+                self.waiting.add(number)
+            yield message
 
-    def answer(self, message: Message, *, stop: bool) -> None:
+    def answer(self, message: EpochMessage, *, stop: bool) -> None:
+        self.waiting.discard(message.worker)
         self.stops[message.worker] = stop
         if stop:
             self.stopped.append(message.job.key)
 
+    def end(self, worker: int) -> None:
+        job = self.lives[worker][0]
+        self.lives[worker] = (job, iter([FailureMessage(worker=worker, job=job, reason="it hung", killed=True)]))
+
     def restart(self) -> None:
-        self.lives = [None] * len(self.lives)
+        self.lives, self.waiting = [None] * len(self.lives), set()
         self.restarts += 1
 
     def close(self) -> None:
         self.restart()
 
     def live(self, number: int, job: Job) -> Iterator[Message]:
-        if job.teacher is not None:
-            yield Message(worker=number, job=job, answers=torch.full((8, 4), 100 * job.fold + job.epoch).half())
+        if isinstance(job, LogitsJob):
+            logits = torch.full((8, 4), 100 * job.fold + job.epoch).half()
+            yield LogitsMessage(worker=number, job=job, logits=logits)
             return
         epochs: list[Epoch] = []
         for epoch in range(1, job.recipe.epochs + 1):
             try:
                 accuracy = self.score(job.architecture, job.seed, epoch)
             except NasError as error:
-                yield Message(worker=number, job=job, failure=str(error))
+                yield FailureMessage(worker=number, job=job, reason=str(error), killed=False)
                 return
             epochs.append(
                 Epoch(
@@ -116,73 +157,53 @@ class Pool:
                     correct=round(100 * accuracy), count=10_000, seconds=0.0,
                 )
             )  # fmt: skip
-            yield Message(worker=number, job=job, epoch=epochs[-1])
+            yield EpochMessage(worker=number, job=job, epoch=epochs[-1])
             if self.stops[number] and epoch < job.recipe.epochs:
                 break
-        state = build(job.architecture, seed=job.seed).state_dict()
-        yield Message(
-            worker=number,
-            job=job,
-            run=Run(
-                epochs=tuple(epochs),
-                state_dict=state,
-                backend="toy",
-                seconds=0.1,
-                stopped=len(epochs) < job.recipe.epochs,
-            ),
-        )
-
-
-class TrainingPool(Pool):
-    """Trains for real, one job at a time, in this process."""
-
-    def __init__(self, training: TrainingData, evaluation: Split, *, backend: Any = "torch") -> None:
-        super().__init__(1)
-        self.training, self.evaluation, self.backend = training, evaluation, backend
-
-    def live(self, number: int, job: Job) -> Iterator[Message]:
-        training, evaluation = self.training, self.evaluation
-        if job.fold:
-            training = data.fold(training, job.fold)
-            evaluation = training.validation or evaluation
-        run = train(job.architecture, training, evaluation, job.recipe, seed=job.seed, backend=self.backend)
-        for epoch in run.epochs:
-            yield Message(worker=number, job=job, epoch=epoch)
-        yield Message(worker=number, job=job, run=run)
+        state, stopped = build(job.architecture, seed=job.seed).state_dict(), len(epochs) < job.recipe.epochs
+        run = Run(epochs=tuple(epochs), state_dict=state, backend="toy", seconds=0.1, stopped=stopped)
+        yield RunMessage(worker=number, job=job, run=run)
 
 
 def space(cap: int = CAP) -> SearchSpace:
     return SearchSpace(budget=Budget(max_params=cap), input_shape=(1, 16, 16), num_classes=4)
 
 
-def settings(cap: int = CAP, **changes: Any) -> search.Settings:
+def settings(cap: int = CAP, **changes: Any) -> Settings:
     fields: dict[str, Any] = {
         "budget": Budget(max_params=cap), "dataset": "synthetic", "recipe": Recipe(epochs=3), "trials": 4,
-        "finalists": 2, "finalist_seeds": 2, "finalist_epochs": 2,
+        "finalists": 2, "finalist_seeds": 2, "finalist_epochs": 2, "target": 99.4,
     }  # fmt: skip
-    return search.Settings(**(fields | changes))
+    return Settings(**(fields | changes))
 
 
-def open_study(name: str = "toy", storage: str | None = None, chosen: search.Settings | None = None) -> Any:
+def provenance(**changes: Any) -> Provenance:
+    """What a toy search's record states of its data and machine."""
+    fields = Provenance.of(synthetic(), synthetic().dataset, environment("cpu")).fields()
+    return Provenance(**(fields | {"command": "nas search", "time": "2026-01-01T00:00:00+00:00"} | changes))
+
+
+def open_study(name: str = "toy", storage: str | None = None, chosen: Settings | None = None) -> StudyStore:
     chosen = chosen or settings()
     space_ = space(chosen.budget.max_params or CAP)
-    return studies.create(name, storage, chosen.shared(space_, "hash"), {"dataset": "synthetic", "target": 99.4})
+    record = {"dataset": "synthetic", "target": 99.4}
+    return StudyStore.create(name, storage, chosen.identity(space_, "hash"), record)
 
 
 def run(
-    pool: Pool, *, study: Any = None, view: search.View = lambda progress, line: None, command: str = "", **changes: Any
-) -> Any:  # fmt: skip
-    """A toy search to its end: the outcome."""
+    pool: Pool, *, store: StudyStore | None = None, view: View = lambda progress, event: None,
+    command: str = "nas search", deadline: Deadline | None = None, **changes: Any,
+) -> SearchResult:  # fmt: skip
+    """A toy search to its end."""
     chosen = settings(**changes)
-    study = study or open_study(chosen=chosen)
-    record = {"dataset": "synthetic", "target": 99.4, "command": command}
-    limits = space(chosen.budget.max_params or CAP)
-    return search.run(study, limits, chosen, pool, view, record, training=synthetic())  # type: ignore[arg-type]
+    store = store or open_study(chosen=chosen)
+    search = Search(store, space(chosen.budget.max_params or CAP), chosen, pool, view)
+    return search.run(synthetic(), provenance(command=command), deadline=deadline)
 
 
 @cache
 def synthetic() -> TrainingData:
-    return data.training_data(data.named("synthetic"), data_dir=None)
+    return data.load_training_data(data.find_dataset("synthetic"), data_dir=None)
 
 
 def part(training: TrainingData, count: int) -> TrainingData:

@@ -18,7 +18,7 @@
   running, no power saving, OMP_NUM_THREADS and the like unset (they are taken out for what is started here).
 * A finished half of a repeat is in the record at once, and not done again. A half of ours that was cut starts anew, in
   an empty folder, so that its time is whole; one of plain goes on from its last finished trial. The studies lie beside
-  the record, in a folder of its name and `-studies`; plain's journals are kept with the record, so that a half of hours
+  the record, in a folder of its name and `-studies`; plain's journals lie with the record, so that a half of hours
   may go on in another checkout. Where it does, its machine should be the same: a half names the one that finished it,
   and the record has how fast the machine was after each half of ours and before each sitting of plain.
 """
@@ -43,18 +43,21 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from nas import data, teacher
-from nas import study as studies
-from nas.architecture import KNOWN, Architecture
+from nas import data
+from nas.architecture import Architecture
+from nas.budget import LAST_EPOCHS
 from nas.data import Split, TrainingData
+from nas.designs import PUBLISHED_DESIGNS
 from nas.errors import NasError
-from nas.export import read_winner, write_atomic
-from nas.run import LAST
-from nas.search import Settings
-from nas.train import Recipe, teach, teacher_of, teacher_recipe, train
+from nas.export import read_winner
+from nas.files import write_atomic
+from nas.machine import utc_now
+from nas.searches import Settings
+from nas.teachers import TEACHER_SEED
+from nas.train import Recipe, compute_teacher_logits, teacher_architecture, teacher_recipe, train
 
 HERE = Path(__file__).resolve().parent
-RECORD = HERE.parents[1] / "studies" / "end-to-end.json"
+RECORD = records.FOLDER / "end-to-end.json"
 STUDY = "search"
 SIDES = ("ours", "plain")
 NAS = ["-c", "from nas.cli import main; main()"]
@@ -88,12 +91,12 @@ def run_ours(seed: int, options: Options, folder: Path) -> dict[str, Any]:
         schedule = str(winner.architecture)
         row = {"trials": trials, "schedule": schedule, "num_params": winner.architecture.num_params}
         row["searched"] = time.perf_counter() - began
-        known = next((other["last5"] for other in rounds if other["schedule"] == schedule), None)
-        if known is None:
-            known = finish(winner.architecture, Recipe.from_dict(winner.recipe), training, seed)
-        rounds.append({**row, "last5": known, "trained": time.perf_counter() - began})
-        progress.print(f"seed {seed}  ours   {trials:>4} trials  {known:.3f} %  {schedule}")
-        if known >= options.threshold:
+        last5 = next((other["last5"] for other in rounds if other["schedule"] == schedule), None)
+        if last5 is None:
+            last5 = finish(winner.architecture, Recipe.from_dict(dict(winner.recipe)), training, seed)
+        rounds.append({**row, "last5": last5, "trained": time.perf_counter() - began})
+        progress.print(f"seed {seed}  ours   {trials:>4} trials  {last5:.3f} %  {schedule}")
+        if last5 >= options.threshold:
             break
     seconds = time.perf_counter() - began
     return {"reached": rounds[-1]["last5"] >= options.threshold, "seconds": seconds, "rounds": rounds}
@@ -102,12 +105,14 @@ def run_ours(seed: int, options: Options, folder: Path) -> dict[str, Any]:
 def finish(architecture: Architecture, recipe: Recipe, training: TrainingData, seed: int) -> float:
     """Last-5 of the final recipe's training, that of its teacher before it."""
     assert training.validation is not None
-    lesson = None
+    logits = None
     if recipe.teacher is not None:
-        large, alone = teacher_of(recipe, architecture), teacher_recipe(recipe)
-        weights = train(large, training, training.validation, alone, seed=teacher.SEED).state_dict
-        lesson = torch.stack([teach(recipe, weights, architecture, training, n) for n in range(recipe.epochs)])
-    return train(architecture, training, training.validation, recipe, seed=seed, lesson=lesson).last(LAST)
+        large, alone = teacher_architecture(recipe, training.dataset), teacher_recipe(recipe)
+        weights = train(large, training, training.validation, alone, seed=TEACHER_SEED).state_dict
+        logits = torch.stack([compute_teacher_logits(recipe, weights, training, n) for n in range(recipe.epochs)])
+    return train(architecture, training, training.validation, recipe, seed=seed, teacher_logits=logits).last(
+        LAST_EPOCHS
+    )
 
 
 def run_plain(seed: int, seconds: float, options: Options, folder: Path) -> dict[str, Any]:
@@ -116,10 +121,10 @@ def run_plain(seed: int, seconds: float, options: Options, folder: Path) -> dict
     write_atomic(indices, "\n".join(map(str, held_out())) + "\n")
     arguments = {
         "max-params": options.max_params, "threshold": options.threshold, "timeout": seconds, "seed": seed,
-        "journal": folder / f"plain-{seed}.journal", "validation": indices, "data-dir": data.locate(None),
+        "journal": folder / f"plain-{seed}.journal", "validation": indices, "data-dir": data.data_root(None),
     }  # fmt: skip
-    said = start([str(HERE / "plain_search.py"), *(f"--{name}={value}" for name, value in arguments.items())])
-    found: dict[str, Any] = json.loads(said.splitlines()[-1])
+    printed = start([str(HERE / "plain_search.py"), *(f"--{name}={value}" for name, value in arguments.items())])
+    found: dict[str, Any] = json.loads(printed.splitlines()[-1])
     return found
 
 
@@ -128,21 +133,23 @@ def start(arguments: list[str], **environment: str) -> str:
     inherited = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     done = subprocess.run([sys.executable, *arguments], env=inherited | environment, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        raise SystemExit(f"'{shlex.join(arguments)}' left with {done.returncode}; the finished halves are kept")
+        raise SystemExit(
+            f"'{shlex.join(arguments)}' left with {done.returncode}; the finished halves are in the record"
+        )
     return done.stdout
 
 
 def images() -> tuple[TrainingData, Split]:
     """What a search trains on, and its validation split."""
-    training = data.training_data(data.resolve("mnist", data_dir=None), data_dir=None)
+    training = data.load_training_data(data.prepare_dataset("mnist", data_dir=None), data_dir=None)
     assert training.validation is not None
     return training, training.validation
 
 
 def held_out() -> list[int]:
     """Where the search's validation images are in the training set as it is published."""
-    mnist = data.resolve("mnist", data_dir=None)
-    whole = data.training_data(mnist, data_dir=None, validation=None).train
+    mnist = data.prepare_dataset("mnist", data_dir=None)
+    whole = data.load_training_data(mnist, data_dir=None, validation=None).train
     _, split = images()
     places = {image.numpy().tobytes(): place for place, image in enumerate(whole.images)}
     return [places[image.numpy().tobytes()] for image in split.images]
@@ -174,16 +181,16 @@ def compare(path: Path, options: Options, repeats: int) -> dict[str, Any]:
 
 
 def sit(path: Path, record: dict[str, Any], seed: int, side: str) -> None:
-    """Note what an epoch of the starting network takes on this machine now: a cloud's differ from hour to hour."""
-    row = {"seed": seed, "side": side, "time": studies.now(), "epoch_seconds": round(pace(), 2)}
+    """Note the seconds per epoch of the starting network on this machine now: a cloud's differ from hour to hour."""
+    row = {"seed": seed, "side": side, "time": utc_now(), "epoch_seconds": round(pace(), 2)}
     record.setdefault("sittings", []).append(row)
     records.save(path, record)
 
 
 def pace() -> float:
-    """Seconds of an epoch of the starting network in this process."""
+    """Seconds per epoch of the starting network in this process."""
     training, validation = images()
-    network = Architecture.parse(KNOWN[0].text)
+    network = Architecture.parse(PUBLISHED_DESIGNS[0].text)
     taken = [train(network, training, validation, Recipe(epochs=1), seed=0).seconds for _ in range(2)]
     return taken[-1]  # the first compiles the kernels where they are not in the cache
 
@@ -204,8 +211,8 @@ def table(record: dict[str, Any]) -> Table:
         title=f"Minutes to a network of at most {options['max_params']:,} parameters with a last-5 of "
         f"{options['threshold']} % on the validation split of MNIST",
         caption=f"{machine['processor']}, {machine['cores']} cores, torch {machine['torch']}, {machine['time']}; a "
-        f"plain run is stopped at {options['times']:g} times ours; pace: an epoch of the starting network in one "
-        "process, after ours, and before each sitting of plain",
+        f"plain run is stopped at {options['times']:g} times ours; pace: seconds per epoch of the starting network in "
+        "one process, after ours, and before each sitting of plain",
     )
     side = ("min", "last-5", "trials")
     headings = ("seed", *(f"ours, {each}" for each in side), *(f"plain, {each}" for each in side), "trained", "ratio")
@@ -231,6 +238,31 @@ def cells(halves: dict[str, Any]) -> list[str]:
     return found
 
 
+def markdown() -> str:
+    """The committed repeats of which both halves are done, as a table and a sentence of totals."""
+    repeats = committed()
+    lines = [
+        "| seed | `nas`, min | last-5 | trials | plain, min | last-5 | trials | trained | ratio | network of `nas` |",
+        "|-|-|-|-|-|-|-|-|-|-|",
+    ]
+    for seed, halves in whole(repeats).items():
+        winner = halves["ours"]["rounds"][-1]
+        network = f"`{winner['schedule']}` ({winner['num_params']:,})"
+        lines.append(f"| {' | '.join([seed, *cells(halves), network])} |")
+    return "\n".join([*lines, "", totals(repeats)])
+
+
+def winners() -> list[str]:
+    """The schedules that the committed searches of `nas` ended with."""
+    return [halves["ours"]["rounds"][-1]["schedule"] for halves in committed().values()]
+
+
+def committed() -> dict[str, Any]:
+    """The repeats in the committed record, by seed."""
+    found: dict[str, Any] = json.loads(RECORD.read_text(encoding="utf-8"))["repeats"]
+    return found
+
+
 def whole(repeats: dict[str, Any]) -> dict[str, Any]:
     """The repeats of which both halves are done."""
     return {seed: halves for seed, halves in repeats.items() if len(halves) == len(SIDES)}
@@ -245,15 +277,15 @@ def totals(repeats: dict[str, Any]) -> str:
     done = whole(repeats).values()
     found = {side: sum(halves[side]["reached"] for halves in done) for side in SIDES}
     minutes = {side: sum(halves[side]["seconds"] for halves in done) / 60 for side in SIDES}
-    said = (
+    summary = (
         f"In all, `nas` came over the threshold {found['ours']} times in {minutes['ours']:.1f} minutes, plain "
         f"{found['plain']} in {minutes['plain']:.1f}."
     )
     if not found["ours"]:
-        return said
+        return summary
     least = minutes["plain"] / (float(stats.chi2.ppf(0.95, 2 * (found["plain"] + 1))) / 2)
     return (
-        f"{said} That is one in at least {least:.0f} minutes of plain on average (95 %, one-sided), "
+        f"{summary} That is one in at least {least:.0f} minutes of plain on average (95 %, one-sided), "
         f"{least * found['ours'] / minutes['ours']:.1f} times as long as `nas` took."
     )
 
@@ -269,7 +301,7 @@ def _trials(plain: dict[str, Any]) -> int:
 
 def main(
     repeats: Annotated[int, typer.Option(min=1, help="Repeats, with the seeds 0, 1, ...")] = 3,
-    record: Annotated[Path, typer.Option(help="The JSON file that keeps what is done.")] = RECORD,
+    record: Annotated[Path, typer.Option(help="The JSON file of what is done.")] = RECORD,
     threshold: Annotated[float, typer.Option(help="Last-5 validation accuracy in percent.")] = Options.threshold,
     max_params: Annotated[int, typer.Option(min=1, help="The cap.")] = Options.max_params,
     times: Annotated[float, typer.Option(help="The plain script's limit, in our times.")] = Options.times,

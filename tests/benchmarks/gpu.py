@@ -1,4 +1,4 @@
-"""Seconds an epoch of MNIST on a CUDA device: launch by launch, as graphs, and on this machine's CPU beside it.
+"""Seconds per epoch of MNIST on a CUDA device: launch by launch, as graphs, and on this machine's CPU beside it.
 
     python tests/benchmarks/gpu.py                        # three rounds, some three minutes
     python tests/benchmarks/gpu.py --table                # what the record holds
@@ -6,7 +6,7 @@
 * Alone: our loop launched kernel by kernel, our loop as CUDA graphs (what `nas` does on a CUDA device), and our loop on
   the CPU's kernels, in one process and in turn. A figure is of steps 100 to 500 of a training, scaled to the 782 that
   an epoch of the search's training split has; batches of 64, the default recipe without its teacher.
-* Together: epochs an hour of several trainings at once, each in a worker of its own, in their second epoch of two, its
+* Together: epochs per hour of several trainings at once, each in a worker of its own, in their second epoch of two, its
   evaluation included; 1, 2, 4 and 8 of them on the GPU, and one a core on the CPU. A search goes as fast as that.
 * Seconds are the median of the rounds, with the lowest and the highest. Nothing else should run on the machine.
 """
@@ -29,14 +29,15 @@ from rich.console import Console
 from rich.table import Table
 
 from nas import data, kernels
-from nas.architecture import KNOWN, Architecture
+from nas.architecture import Architecture
 from nas.data import Split, TrainingData
-from nas.graph import Graph
-from nas.train import Recipe, cores, train
-from nas.workers import Job, Pool, each
+from nas.designs import PUBLISHED_DESIGNS
+from nas.machine import cores
+from nas.train import Graph, Recipe, train
+from nas.workers import ProcessPool, RunMessage, TrainJob, run_jobs
 
-RECORD = Path(__file__).resolve().parents[2] / "studies" / "gpu.json"
-NETWORKS = {"start": KNOWN[0].text, "separable": "26r s13r M 30vr s36vr s36vr s39vr G C"}
+RECORD = records.FOLDER / "gpu.json"
+NETWORKS = {"start": PUBLISHED_DESIGNS[0].text, "separable": "26r s13r M 30vr s36vr s36vr s39vr G C"}
 """The second is of the kind that searches find."""
 
 FIRST, LAST = 100, 500
@@ -47,7 +48,7 @@ progress = Console(stderr=True, soft_wrap=True, highlight=False)
 
 def images(device: str) -> tuple[TrainingData, Split]:
     """What a search trains on, and its validation split."""
-    training = data.training_data(data.resolve("mnist", data_dir=None), data_dir=None, device=device)
+    training = data.load_training_data(data.prepare_dataset("mnist", data_dir=None), data_dir=None, device=device)
     assert training.validation is not None
     return training, training.validation
 
@@ -74,12 +75,13 @@ def alone(device: str, text: str, *, graphs: bool = True) -> float:
 
 
 def together(device: str, text: str, count: int) -> float:
-    """Epochs an hour of that many trainings at once, one a worker, in their second epochs."""
+    """Epochs per hour of that many trainings at once, one per worker, in their second epochs."""
     architecture, recipe = Architecture.parse(text), Recipe(epochs=2)
-    jobs = [Job(key=seed, architecture=architecture, recipe=recipe, seed=seed) for seed in range(count)]
-    with Pool(count, *images("cpu"), device=device, backend="auto") as pool:
-        runs = [message.run for message in each(jobs, pool, lambda _: None)]
-    return 3600 * count / statistics.mean(run.epochs[1].seconds for run in runs if run is not None)
+    jobs = [TrainJob(key=seed, architecture=architecture, recipe=recipe, seed=seed) for seed in range(count)]
+    with ProcessPool(count, *images("cpu"), device=device, backend="auto") as pool:
+        ends = list(run_jobs(jobs, pool, lambda _: None))
+    runs = [message.run for message in ends if isinstance(message, RunMessage)]
+    return 3600 * count / statistics.mean(run.epochs[1].seconds for run in runs)
 
 
 def measure(rounds: int, path: Path) -> None:
@@ -98,14 +100,14 @@ def measure(rounds: int, path: Path) -> None:
     for device, count in (*(("cuda", count) for count in (1, 2, 4, 8)), ("cpu", cores())):
         rate = together(device, NETWORKS["separable"], count)
         found["together"][f"{device}, {count}"] = rate
-        progress.print(f"separable  {device}, {count} at once  {rate:.0f} epochs an hour")
+        progress.print(f"separable  {device}, {count} at once  {rate:.0f} epochs per hour")
         records.save(path, found)
 
 
 def table(found: dict[str, Any]) -> Table:
     machine = found["machine"]
     shown = Table(
-        title="Seconds an epoch of MNIST (50,000 images), and epochs an hour of several trainings at once",
+        title="Seconds per epoch of MNIST (50,000 images), and epochs per hour of several trainings at once",
         caption=f"{machine['processor']}, {machine['cores']} CPU cores, torch {machine['torch']}, {machine['time']}",
     )
     loops = list(next(iter(found["alone"].values())))
@@ -117,13 +119,13 @@ def table(found: dict[str, Any]) -> Table:
         launched, graphs, core = (middle[loop] for loop in loops)
         shown.add_row(name, *spreads, f"{launched / graphs:.1f}", f"{core / graphs:.1f}")
     for name, rate in found["together"].items():
-        shown.add_row(f"separable: {name} at once", f"{rate:,.0f} epochs an hour")
+        shown.add_row(f"separable: {name} at once", f"{rate:,.0f} epochs per hour")
     return shown
 
 
 def main(
     rounds: Annotated[int, typer.Option(min=1, help="Of the trainings alone.")] = 3,
-    record: Annotated[Path, typer.Option(help="The JSON file that keeps the result.")] = RECORD,
+    record: Annotated[Path, typer.Option(help="The JSON file of the result.")] = RECORD,
     only_table: Annotated[bool, typer.Option("--table", help="Run nothing; show the record.")] = False,
 ) -> None:
     """Time our loop on a CUDA device and on the CPU."""

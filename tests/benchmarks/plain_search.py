@@ -10,8 +10,8 @@ after `--timeout` seconds; the trial that these cut counts as pruned.
 
 * The space is a kind one: of random draws, 52 % fit 8,000 parameters, 31 % have 4,000 to 8,000, 3 % have no map left.
 * Images pass one by one through torchvision's transforms in the worker processes of a DataLoader, `--workers` of them
-  for training, one a core unless said, and as many for validation; all live as long as the study, and torch has its own
-  number of threads besides.
+  for training, one per core by default, and as many for validation; all live as long as the study, and torch has its
+  own number of threads besides.
 * Run again, it goes on from its journal, a text file that `optuna-dashboard` opens as well. Its seconds are those up to
   the end of the last trial: one that was killed counts neither as work nor as time, and is left as failed.
 * The last line is JSON: whether the threshold was reached, seconds over all runs, trials by state, the best trial.
@@ -151,7 +151,7 @@ def search(options: argparse.Namespace) -> dict[str, Any]:
         train, validation = loaders(options.data_dir, held_out, options.workers)
         study.optimize(
             lambda trial: objective(trial, train, validation, options.max_params, deadline),
-            timeout=deadline - time.perf_counter(), callbacks=[after],
+            callbacks=[after],
         )  # fmt: skip
     best = max(study.get_trials(states=complete), key=lambda trial: float(trial.values[0]), default=None)
     return {
@@ -159,7 +159,7 @@ def search(options: argparse.Namespace) -> dict[str, Any]:
         "seconds": float(study.user_attrs.get("seconds", 0.0)),
         "trials": dict(Counter(trial.state.name for trial in study.trials)),
         "over_cap": sum(trial.user_attrs.get("num_params", 0) > options.max_params for trial in study.trials),
-        "trained": sum(bool(trial.intermediate_values) for trial in study.trials),  # for an epoch or more
+        "trained": sum(bool(trial.intermediate_values) for trial in study.trials),  # for one epoch or more
         "best": best and {"last5": best.value, "num_params": best.user_attrs["num_params"], "params": best.params},
     }
 

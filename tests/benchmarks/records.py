@@ -1,4 +1,4 @@
-"""The record of a benchmark of hours: a JSON file that keeps what is done, so that it is not done again."""
+"""The record of a benchmark of hours: a JSON file of what is done, so that it is not done again."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nas import study as studies
-from nas.export import write_atomic
+import torch
+
+from nas.files import write_atomic
+from nas.machine import environment
+
+FOLDER = Path(__file__).resolve().parents[2] / "studies" / "benchmarks"
+"""Where the records of all benchmarks are."""
 
 
 def load(path: Path, options: dict[str, Any], *parts: str) -> dict[str, Any]:
@@ -25,7 +30,8 @@ def load(path: Path, options: dict[str, Any], *parts: str) -> dict[str, Any]:
 
 def machine(device: str) -> dict[str, Any]:
     """Versions and hardware, and the benchmark's own command."""
-    return studies.environment(device) | {"command": shlex.join(sys.argv)}
+    gpu = torch.cuda.get_device_name() if device.startswith("cuda") else None
+    return environment(device, gpu) | {"command": shlex.join(sys.argv)}
 
 
 def save(path: Path, record: dict[str, Any]) -> None:

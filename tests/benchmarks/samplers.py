@@ -12,8 +12,8 @@
 * A replay is a search by simulated wall-clock: two workers, the same seconds of brief trials for all (proposing costs
   nothing). The eight leaders are then raced as `nas search` does it, each score off by the table's sd between seeds.
   The regret is what the winner's true score is below the best that a hill climb without noise finds in that world.
-* `as shipped` is Optuna as it comes, over the same ranges: nothing is drawn again or refilled, a proposal over the cap
-  or of an illegal shape is told as pruned, as in its examples, and costs nothing; a schedule may come twice.
+* `as shipped` is Optuna as it comes (shipped.py): nothing is drawn again or refilled, and what cannot be trained is
+  told as pruned, as in its examples, and costs nothing.
 * Not among them: Wilcoxon's pruner, which compares a trial's scores on several instances, where a brief trial has one
   seed; and Optuna's GP sampler, which took 37 s for one proposal over these ranges, more than a trial takes to train.
   With the median pruner it never began: of the random points too few completed beside the published designs.
@@ -21,58 +21,52 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import optuna
 import pandas as pd
-import truth
+import truth_scores
 import typer
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
-from optuna.samplers import BaseSampler, TPESampler
-from optuna.trial import Trial, TrialState
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, SuccessiveHalvingPruner
+from optuna.storages import InMemoryStorage
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
 from scipy import stats
+from shipped import Shipped
+from truth import make_table, output
+from truth_runs import CAP, FIDELITIES, FOLDER, NEAR, load, progress
 
-from nas import search
 from nas.architecture import Architecture
-from nas.budget import Budget, brief_epochs_of
-from nas.errors import NasError, UsageError
-from nas.sampler import Proposer
+from nas.budget import Budget
+from nas.data import find_dataset
+from nas.errors import NasError
+from nas.searches import BriefTrials, GaussianProcess, Propose, Proposer, Settings, features
 from nas.space import SearchSpace
-from nas.surrogate import Surface
-from nas.surrogate import features as features_of
-from nas.train import Recipe
+from nas.study import ClaimedTrial, StudyStore
 
 WORKERS = 2
-SETTINGS = search.Settings(budget=Budget(max_params=8000), dataset="mnist", recipe=Recipe(epochs=brief_epochs_of(8000)))
-"""What `nas search` does by default."""
+SETTINGS = Settings.for_budget(Budget(max_params=8000), find_dataset("mnist"), trials=10**6)
+"""What `nas search` does by default, but for the total."""
 
-PLACES = tuple(
-    search._places(SETTINGS.finalists, turn, SETTINGS) for turn in range(SETTINGS.finalist_seeds)
-)  # fmt: skip
+PLACES = tuple(SETTINGS.places(turn) for turn in range(SETTINGS.finalist_seeds))
 """Finalists of each turn."""
 
 WAVES = 200
 """Of a world's random function: enough for it to be nearly normal."""
 
 
-@lru_cache(maxsize=100_000)
-def features(schedule: str) -> tuple[float, ...]:
-    return features_of(Architecture.parse(schedule))
-
-
 class Table:
-    """The surfaces of a table of truth, for brief runs of one fidelity."""
+    """Gaussian processes of a table of truth, for brief runs of one fidelity."""
 
     def __init__(self, runs: pd.DataFrame, fidelity: str) -> None:
-        how, full = truth.FIDELITIES[fidelity], truth.truth(runs)
+        how, full = FIDELITIES[fidelity], truth_scores.truth(runs)
         brief = runs[(runs["fidelity"] == fidelity) & (runs["seed"] == 0)].dropna(subset=["last"]).set_index("schedule")
         full = full[full.index.isin(brief.index)]
         brief = brief.loc[full.index]
@@ -81,34 +75,34 @@ class Table:
         points = np.array([features(str(schedule)) for schedule in full.index])
         errors = np.log(100 - full.to_numpy(float))
         gaps = np.log(100 - brief["accuracies"].str.split(expand=True).to_numpy(float)) - errors[:, None]
-        self.fidelity, self.seed_sd = fidelity, truth.seed_sd(runs)
+        self.fidelity, self.seed_sd = fidelity, truth_scores.seed_sd(runs)
         if math.isnan(self.seed_sd):
             raise SystemExit("no network has two full runs: train more")
-        self.full = Surface(points, errors)
-        self.gaps = [Surface(points, column) for column in gaps.T]
+        self.full = GaussianProcess(points, errors)
+        self.gaps = [GaussianProcess(points, column) for column in gaps.T]
         self.pace = np.log(brief["seconds"].to_numpy(float) / how.epochs)
-        self.log_seconds = Surface(points, self.pace)
-        self.left = np.stack([surface.left for surface in self.gaps], 1)  # (networks, epochs)
-        self.near = np.array([truth.NEAR[0] <= math.exp(point[0]) <= truth.NEAR[1] for point in points])
+        self.log_seconds = GaussianProcess(points, self.pace)
+        self.left = np.stack([process.loo_residuals for process in self.gaps], 1)  # (networks, epochs)
+        self.near = np.array([NEAR[0] <= math.exp(point[0]) <= NEAR[1] for point in points])
         self.errors, self.short = errors, gaps[:, -1]
         seeds = self.seed_sd / float(np.exp(errors[self.near]).mean())
-        luck = float(np.mean(self.full.left[self.near] ** 2)) - seeds**2 / 2
+        luck = float(np.mean(self.full.loo_residuals[self.near] ** 2)) - seeds**2 / 2
         self.unexplained = math.sqrt(max(luck, 0.02**2))
 
     def fits(self) -> Iterator[tuple[str, float, float, float]]:
-        """By surface, near the cap: its left-out error, the sd of its values, and Spearman's correlation of both."""
-        for name, surface, values in (
+        """By process, near the cap: its leave-one-out error, the sd of its values, Spearman's correlation of both."""
+        for name, process, values in (
             ("log error, full", self.full, self.errors),
             (f"what {self.fidelity} adds to it", self.gaps[-1], self.short),
             ("log seconds of an epoch", self.log_seconds, self.pace),
         ):
-            left, true = surface.left[self.near], values[self.near]
+            left, true = process.loo_residuals[self.near], values[self.near]
             rho = float(stats.spearmanr(true - left, true).statistic)
             yield name, math.sqrt(float(np.mean(left**2))), float(true.std()), rho
 
 
 class World:
-    """One replay's truth: the table's surface and a smooth random function of the size of what it leaves."""
+    """One replay's truth: the table's Gaussian process and a smooth random function of the size of what it leaves."""
 
     def __init__(self, table: Table, seed: int) -> None:
         self.table, rng = table, np.random.default_rng((seed, 1))
@@ -117,9 +111,9 @@ class World:
         self.rng = np.random.default_rng((seed, 2))
 
     def score(self, schedule: str) -> float:
-        surface, point = self.table.full, features(schedule)
-        luck = math.sqrt(2 / WAVES) * float(np.cos(self.waves @ surface.place(point) + self.phases).sum())
-        return 100 - math.exp(surface(point) + self.table.unexplained * luck)
+        process, point = self.table.full, features(schedule)
+        luck = math.sqrt(2 / WAVES) * float(np.cos(self.waves @ process.standardise(point) + self.phases).sum())
+        return 100 - math.exp(process(point) + self.table.unexplained * luck)
 
     def curve(self, schedule: str) -> list[float]:
         """The accuracies of a brief run."""
@@ -138,8 +132,8 @@ class World:
         points: dict[str, Any] = {}
 
         def add(params: Any) -> None:
-            architecture, _ = space.check(params, scores)
-            if architecture is not None:
+            architecture = space.check(params, scores)
+            if isinstance(architecture, Architecture):
                 schedule = str(architecture)
                 scores[schedule], points[schedule] = self.score(schedule), params
 
@@ -154,86 +148,90 @@ class World:
         return max(scores.values())
 
 
+Prune = Callable[[StudyStore, ClaimedTrial], bool]
+"""Whether to stop a trial after the epoch that it has reported."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """A way to search: who proposes and who prunes."""
+    """A way to search: who proposes and who prunes, made anew for each replay; None for the pruner of `nas search`."""
 
     name: str
-    sampler: Callable[[SearchSpace, int], BaseSampler]
-    pruner: Callable[[], BasePruner]
+    propose: Callable[[SearchSpace, int], Propose]
+    prune: Callable[[], Prune] | None = None
 
 
-def _ours(kind: Any) -> Callable[[SearchSpace, int], BaseSampler]:
-    return lambda space, seed: Proposer(space, seed=seed, sampler=kind)
+def _ours(name: Literal["guided", "tpe", "random"]) -> Callable[[SearchSpace, int], Propose]:
+    return lambda space, seed: Proposer(space=space, seed=seed, name=name)
 
 
-def _median() -> BasePruner:
-    return search.pruner(SETTINGS)
+def _optuna(make: Callable[[], BasePruner]) -> Callable[[], Prune]:
+    def prune() -> Prune:
+        pruner = make()
+        return lambda store, trial: pruner.prune(store.study, store.storage.get_trial(trial.trial_id))
+
+    return prune
+
+
+def _never() -> Prune:
+    return lambda store, trial: False
 
 
 ARMS = (
-    Arm(name="guided, median", sampler=_ours("guided"), pruner=_median),
-    Arm(name="guided, none", sampler=_ours("guided"), pruner=NopPruner),
-    Arm(name="evolution, median", sampler=_ours("evolution"), pruner=_median),
-    Arm(name="evolution, none", sampler=_ours("evolution"), pruner=NopPruner),
-    Arm(name="evolution, halving", sampler=_ours("evolution"), pruner=lambda: SuccessiveHalvingPruner(1, 2)),
-    Arm(name="evolution, Hyperband", sampler=_ours("evolution"), pruner=lambda: HyperbandPruner(1, "auto", 2)),
-    Arm(name="TPE as set up, median", sampler=_ours("tpe"), pruner=_median),
-    Arm(name="TPE as set up, none", sampler=_ours("tpe"), pruner=NopPruner),
-    Arm(name="random, median", sampler=_ours("random"), pruner=_median),
-    Arm(name="random, none", sampler=_ours("random"), pruner=NopPruner),
-    Arm(name="TPE as shipped, median", sampler=lambda _, seed: TPESampler(seed=seed), pruner=MedianPruner),
-)  # fmt: skip
+    Arm(name="guided, median", propose=_ours("guided")),
+    Arm(name="guided, none", propose=_ours("guided"), prune=_never),
+    Arm(name="guided, halving", propose=_ours("guided"), prune=_optuna(lambda: SuccessiveHalvingPruner(1, 2))),
+    Arm(name="guided, Hyperband", propose=_ours("guided"), prune=_optuna(lambda: HyperbandPruner(1, "auto", 2))),
+    Arm(name="TPE as set up, median", propose=_ours("tpe")),
+    Arm(name="TPE as set up, none", propose=_ours("tpe"), prune=_never),
+    Arm(name="random, median", propose=_ours("random")),
+    Arm(name="random, none", propose=_ours("random"), prune=_never),
+    Arm(name="TPE as shipped, median", propose=Shipped, prune=_optuna(MedianPruner)),
+)
 
 
 def simulate(
-    arm: Arm, world: World, space: SearchSpace, *, seed: int, seconds: float, known: bool
+    arm: Arm, world: World, space: SearchSpace, *, seed: int, seconds: float, published: bool
 ) -> tuple[float, int, int]:
     """A search of simulated seconds of brief trials: the winner's true score, trials trained, and proposals."""
-    study = optuna.create_study(
-        study_name=f"replay {seed}", direction="maximize", sampler=arm.sampler(space, seed), pruner=arm.pruner()
-    )  # by the name Hyperband shares out its brackets
-    if known:
-        search.enqueue_known(study, space)
-    found: dict[str, float] = {}
+    store = _store(f"replay {seed}")  # by the name Hyperband shares out its brackets
+    settings = dataclasses.replace(SETTINGS, budget=space.budget, seed=seed)
+    brief = BriefTrials(store, space, settings, {}, arm.propose(space, seed))
+    prune = arm.prune() if arm.prune else lambda store, trial: brief.prune(trial, store.table)
+    if published:
+        brief.enqueue_published()
+    scores: dict[str, float] = {}
     trained, events = 0, [(0.0, worker, None) for worker in range(WORKERS)]
-    running: dict[int, tuple[Trial, str, list[float], float]] = {}
+    running: dict[int, tuple[ClaimedTrial, str, list[float], float]] = {}
     while events:
         now, worker, epoch = heapq.heappop(events)
         if epoch is not None:
             trial, schedule, curve, _ = running[worker]
-            trial.report(curve[epoch - 1], epoch)
-            if epoch == len(curve):
-                trial.set_user_attr("loss", 1 - curve[-1] / 100)  # the surrogate knows accuracies alone
-                study.tell(trial, curve[-1])
-                found[schedule] = max(found.get(schedule, 0), curve[-1])
+            accuracy, epochs = curve[epoch - 1], len(curve)
+            store.report(trial, epoch, accuracy)
+            if epoch == epochs:  # the surrogate knows accuracies alone: the loss stands for them
+                store.finish(trial, TrialState.COMPLETE, accuracy, loss=1 - accuracy / 100)
+                scores[schedule] = accuracy
                 epoch = None
-            elif trial.should_prune():
-                study.tell(trial, state=TrialState.PRUNED)
+            elif prune(store, trial):
+                store.finish(trial, TrialState.PRUNED, loss=1 - accuracy / 100)
                 epoch = None
         if epoch is None:
-            if now >= seconds or (proposed := _propose(study, space)) is None:
+            if now >= seconds or (found := brief.next()) is None:
                 continue
-            trial, schedule = proposed
+            trial, _, schedule = found
             running[worker] = trial, schedule, world.curve(schedule), world.seconds(schedule)
             trained, epoch = trained + 1, 0
         heapq.heappush(events, (now + running[worker][3], worker, epoch + 1))
-    return _race(world, found, seed), trained, len(study.get_trials(deepcopy=False))
+    store.refresh()
+    return _race(world, scores, seed), trained, store.counts()["generated"]
 
 
-def _propose(study: optuna.Study, space: SearchSpace, tries: int = 100) -> tuple[Trial, str] | None:
-    """The next schedule that can be trained; None where there is none to be had."""
-    if isinstance(study.sampler, Proposer):
-        asked = search.ask(study, space)
-        return None if asked is None else (asked[0], str(asked[1]))
-    for _ in range(tries):
-        trial = study.ask(space.distributions)
-        with contextlib.suppress(UsageError):
-            architecture = space.decode(trial.params)
-            if space.budget.admits(architecture.num_params, architecture.macs):
-                return trial, str(architecture)
-        study.tell(trial, state=TrialState.PRUNED)
-    return None
+def _store(name: str) -> StudyStore:
+    """A study in memory."""
+    storage = InMemoryStorage()
+    storage.create_new_study([StudyDirection.MAXIMIZE], name)
+    return StudyStore(name, storage, None)
 
 
 def _race(world: World, found: dict[str, float], seed: int) -> float:
@@ -252,32 +250,32 @@ def main(
     fidelity: Annotated[str, typer.Option(help="Of the brief trials: e2, e3 or e5.")] = "e2",
     replays: Annotated[int, typer.Option(min=2, help="Worlds, each searched once by every arm.")] = 10,
     seconds: Annotated[float, typer.Option(min=1, help="Of brief trials, on two workers.")] = 240,
-    known: Annotated[bool, typer.Option(help="Begin with the published designs.")] = True,
-    max_params: Annotated[int, typer.Option(min=500, help="The cap.")] = truth.CAP,
-    folder: Annotated[Path, typer.Option(help="Of runs.csv.", show_default="studies/truth")] = truth.FOLDER,
+    published: Annotated[bool, typer.Option(help="Begin with the published designs.")] = True,
+    max_params: Annotated[int, typer.Option(min=500, help="The cap.")] = CAP,
+    folder: Annotated[Path, typer.Option(help="Of runs.csv.", show_default="studies/benchmarks/truth")] = FOLDER,
 ) -> None:
     """Compare samplers and pruners on a surrogate of the table of truth."""
-    table = Table(truth.load(folder / "runs.csv"), fidelity)
-    shown = truth._table(
-        f"The surrogate, {len(table.errors)} networks; near the cap of {truth.CAP} ({table.near.sum()})",
+    table = Table(load(folder / "runs.csv"), fidelity)
+    shown = make_table(
+        f"The surrogate, {len(table.errors)} networks; near the cap of {CAP} ({table.near.sum()})",
         "of", "left-out error", "sd", "Spearman",
     )  # fmt: skip
     for name, error, sd, rho in table.fits():
         shown.add_row(name, f"{error:.3f}", f"{sd:.3f}", f"{rho:.3f}")
-    truth.output().print(shown)
+    output().print(shown)
     space = SearchSpace(budget=Budget(max_params=max_params))
     rows: dict[str, list[tuple[float, int, int]]] = {arm.name: [] for arm in ARMS}
     for seed in range(replays):
-        best = World(table, seed).best(space, seed, [str(space.decode(params)) for _, params in space.known()])
+        best = World(table, seed).best(space, seed, [str(space.decode(params)) for _, params in space.published()])
         for arm in ARMS:
             score, trained, proposed = simulate(
-                arm, World(table, seed), space, seed=seed, seconds=seconds, known=known
+                arm, World(table, seed), space, seed=seed, seconds=seconds, published=published
             )  # fmt: skip
             rows[arm.name].append((best - score, trained, proposed))
-            truth.progress.print(f"replay {seed}  {arm.name:24} regret {best - score:.3f}  {trained} trained")
-    shown = truth._table(
+            progress.print(f"replay {seed}  {arm.name:24} regret {best - score:.3f}  {trained} trained")
+    shown = make_table(
         f"{replays} replays, {seconds:g} s of {fidelity} trials, at most {max_params:,} parameters, "
-        f"{'with' if known else 'without'} the published designs",
+        f"{'with' if published else 'without'} the published designs",
         "sampler, pruner", "regret", "standard error", "trained", "proposed", "to the first, paired",
     )  # fmt: skip
     first = np.array([row[0] for row in rows[ARMS[0].name]])
@@ -289,7 +287,7 @@ def main(
             name, f"{regrets.mean():.3f}", f"{stats.sem(regrets):.3f}", f"{trained.mean():.0f}",
             f"{proposed.mean():.0f}", paired,
         )  # fmt: skip
-    truth.output().print(shown)
+    output().print(shown)
 
 
 if __name__ == "__main__":

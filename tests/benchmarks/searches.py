@@ -6,9 +6,9 @@
 * A search is `nas search` under the cap with one worker, without the published designs, its time limit the same for
   all; as many searches run side by side as there are cores, so that each has one. It has its brief trials, its
   finalists and its winner within that time. Teachers are trained beforehand, once for all.
-* `as shipped` is Optuna as it comes, over the same ranges: nothing is drawn again or refilled; a proposal over the cap
-  or of an illegal shape is told as pruned, as in its examples, and a schedule may come twice. Pruner, brief trials and
-  finalists are those of the others.
+* `as shipped` is Optuna as it comes (shipped.py): nothing is drawn again or refilled; a proposal over the cap, of an
+  illegal shape or there already is told as pruned, as in its examples. Pruner, brief trials and finalists are those of
+  the others. `evolution` in the record is the guided sampler without its predictions, no choice of its own now.
 * Each winner is then trained for 15 epochs on the search's training split, with its teacher and the seeds 100 and 101,
   and scored by last-5 on the validation split. All arms chose on these same images. The test split is not opened.
 * Regret is to the best of all winners and of the networks that `--beside` names, the best known for the cap, which are
@@ -23,34 +23,35 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from typing import Annotated, Any
 
-import optuna
 import records
 import torch
 import typer
-from optuna.samplers import TPESampler
-from optuna.trial import Trial, TrialState
 from rich.console import Console
 from rich.table import Table
+from shipped import Shipped
 
-from nas import data, search, teacher
-from nas import study as studies
+from nas import data
 from nas.architecture import Architecture
-from nas.budget import Budget, brief_epochs_of
+from nas.budget import LAST_EPOCHS, Budget
 from nas.data import TrainingData
-from nas.errors import NasError, UsageError
-from nas.run import LAST
-from nas.space import SearchSpace
-from nas.train import TEACHER, Recipe, cores, train
-from nas.workers import Pool
+from nas.errors import NasError
+from nas.export import Provenance
+from nas.machine import cores, environment
+from nas.searches import TEACHER_EPOCHS, Search, Settings, distilled_folds
+from nas.study import Event, Progress, StudyStore, studies_dir
+from nas.teachers import TeacherCache
+from nas.train import TEACHER, Recipe, train
+from nas.workers import ProcessPool
 
-RECORD = Path(__file__).resolve().parents[2] / "studies" / "searches.json"
+RECORD = records.FOLDER / "searches.json"
 SHIPPED = "as shipped"
-ARMS = ("evolution", "guided", "tpe", "random", SHIPPED)
+ARMS = ("guided", "tpe", "random", SHIPPED)
 FINAL_SEEDS = (100, 101)
 
 progress = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -60,83 +61,62 @@ def searched(arm: str, seed: int, seconds: float, max_params: int) -> dict[str, 
     """One search of `seconds`: its winner and what it trained."""
     training, settings = _training(), _settings(arm, seed, seconds, max_params)
     assert training.validation is not None
-    space = SearchSpace(budget=settings.budget)
-    study = studies.create(f"{arm.replace(' ', '-')}-{seed}", None, settings.shared(space, training.hash), {})
-    if arm == SHIPPED:
-        ship(seed)
-    with Pool(1, training, training.validation, device="cpu", backend="auto") as pool:
-        outcome = search.run(study, space, settings, pool, lambda *_: None, {}, training=training)
-    winner = outcome.finalists[0]
+    space = settings.space(training.dataset)
+    identity = settings.identity(space, training.hash)
+    store = StudyStore.create(f"{arm.replace(' ', '-')}-{seed}", None, identity, {"target": settings.target})
+    provenance = Provenance.of(training, training.dataset, environment("cpu"))
+    propose = Shipped(space, seed) if arm == SHIPPED else None
+    with ProcessPool(1, training, training.validation, device="cpu", backend="auto") as pool:
+        result = Search(store, space, settings, pool, _silent, propose=propose).run(training, provenance)
+    winner, table = result.finalists[0], store.refresh()
     return {
         "schedule": winner.schedule, "num_params": winner.num_params, "mean": winner.mean, "n": len(winner.scores),
-        "trained": sum("loss" in trial.user_attrs for trial in study.get_trials(deepcopy=False)),
-        "seconds": outcome.seconds,
+        "trained": sum("loss" in trial.user_attrs for trial in table.trials()), "seconds": result.seconds,
     }  # fmt: skip
 
 
-def ship(seed: int) -> None:
-    """Have Optuna's own sampler propose in this process's search."""
-    search.Proposer = lambda *_, **__: TPESampler(seed=seed)  # type: ignore[misc,assignment]
-    search.ask = ask_as_shipped
-
-
-def ask_as_shipped(study: optuna.Study, space: SearchSpace) -> tuple[Trial, Architecture]:
-    """The sampler's next trial that can be trained, whatever it takes; what cannot be is told as pruned."""
-    while True:
-        trial = study.ask(space.distributions)
-        try:
-            architecture = space.decode(trial.params)
-            if space.budget.admits(architecture.num_params, architecture.macs):
-                fields = {"schedule": str(architecture), "num_params": architecture.num_params}
-                for key, value in (search.mark() | fields | {"macs": architecture.macs}).items():
-                    trial.set_user_attr(key, value)
-                return trial, architecture
-        except UsageError:
-            pass
-        study.tell(trial, state=TrialState.PRUNED)
+def _silent(progress: Progress, event: Event | None) -> None:
+    """Show nothing: many searches run at once."""
 
 
 def finished(schedule: str, seed: int) -> dict[str, Any]:
     """A winner's full run: last-5 on the validation split."""
     training, recipe, architecture = _training(), Recipe(teacher=TEACHER), Architecture.parse(schedule)
     assert training.validation is not None
-    lesson = _lesson(training, recipe)
-    run = train(architecture, training, training.validation, recipe, seed=seed, lesson=lesson)
-    return {"last5": run.last(LAST), "loss": run.epochs[-1].loss, "seconds": run.seconds}
+    logits = _logits(training, recipe, {0: recipe.epochs}, recipe.epochs)[0]
+    run = train(architecture, training, training.validation, recipe, seed=seed, teacher_logits=logits)
+    return {"last5": run.last(LAST_EPOCHS), "loss": run.epochs[-1].loss, "seconds": run.seconds}
 
 
-def prepare(max_params: int) -> None:
-    """Train the teachers of searches and of full runs, where they are not kept yet."""
-    training, settings = _training(), _settings("random", 0, None, max_params)
+def prepare(max_params: int, seeds: int) -> None:
+    """Train the teachers of searches and of full runs, where they are not stored yet."""
+    training = _training()
+    progress.print("teachers, where they are not stored yet")
+    for seed in range(seeds):
+        settings = _settings("random", seed, None, max_params)
+        _logits(training, settings.recipe, distilled_folds(settings, training)[1], TEACHER_EPOCHS)
+    recipe = Recipe(teacher=TEACHER)
+    _logits(training, recipe, {0: recipe.epochs}, recipe.epochs)
+
+
+def _logits(
+    training: TrainingData, recipe: Recipe, epochs_by_fold: dict[int, int], epochs: int
+) -> dict[int, torch.Tensor]:
+    """Teacher logits of each fold, for so many epochs of a student; `epochs` are the teacher's."""
     assert training.validation is not None
-    progress.print("teachers, where they are not kept yet")
-    progressed = search.Progress(settings=settings, lines=[search.Line() for _ in range(cores())])
-    with Pool(cores(), training, training.validation, device="cpu", backend="auto") as pool:
-        space = SearchSpace(budget=settings.budget)
-        search._lessons(space, settings, pool, lambda *_: None, progressed, training, None)
-    _lesson(training, Recipe(teacher=TEACHER))
-
-
-def _lesson(training: TrainingData, recipe: Recipe) -> torch.Tensor:
-    assert training.validation is not None
-    student = Architecture.parse("2 G C")
-    with Pool(cores(), training, training.validation, device="cpu", backend="auto") as pool:
-        found = teacher.lessons(
-            student, recipe, {0: recipe.epochs}, training, pool, lambda _: None, epochs=recipe.epochs
-        )
-    return found[0].logits
+    with ProcessPool(cores(), training, training.validation, device="cpu", backend="auto") as pool:
+        cache = TeacherCache(studies_dir() / "teachers", training, pool, lambda _: None)
+        return {fold: each.logits for fold, each in cache.logits(recipe, epochs_by_fold, epochs=epochs).items()}
 
 
 def _training() -> TrainingData:
-    return data.training_data(data.resolve("mnist", data_dir=None), data_dir=None)
+    return data.load_training_data(data.prepare_dataset("mnist", data_dir=None), data_dir=None)
 
 
-def _settings(arm: str, seed: int, seconds: float | None, max_params: int) -> search.Settings:
-    brief = brief_epochs_of(max_params)
-    return search.Settings(
-        budget=Budget(max_params=max_params), dataset="mnist", recipe=Recipe(epochs=brief, teacher=TEACHER),
-        finalist_epochs=2 * brief, trials=10**6, seed=seed, timeout=seconds, known=False,
-        sampler="random" if arm == SHIPPED else arm,  # type: ignore[arg-type]
+def _settings(arm: str, seed: int, seconds: float | None, max_params: int) -> Settings:
+    return Settings.for_budget(
+        Budget(max_params=max_params), data.find_dataset("mnist"), trials=10**6, seed=seed, timeout=seconds,
+        published=False, sampler="random" if arm == SHIPPED else arm,
     )  # fmt: skip
 
 
@@ -151,14 +131,14 @@ def compare(
     record = records.load(path, options, "searches", "finals")
     folder, lock = path.resolve().with_name(f"{path.stem}-studies"), Lock()
     os.environ["NAS_STUDIES"] = str(folder)
-    prepare(max_params)
+    prepare(max_params, seeds)
 
-    def keep(kind: str, key: str, call: str) -> None:
+    def add(kind: str, key: str, call: str) -> None:
         if key in record[kind]:
             return
         row = _started(call)
         with lock:
-            machine = studies.environment("cpu")
+            machine = environment("cpu")
             record[kind][key] = row | {name: machine[name] for name in ("processor", "cores", "torch", "time")}
             records.save(path, record)
             progress.print(f"{kind}  {key}  {row}")
@@ -168,12 +148,12 @@ def compare(
         calls = [
             ("searches", f"{arm} {seed}", f"searched({arm!r}, {seed}, {seconds}, {max_params})") for arm, seed in wanted
         ]
-        list(threads.map(lambda each: keep(*each), calls))
+        list(threads.map(lambda each: add(*each), calls))
         schedules = dict.fromkeys([*(row["schedule"] for row in record["searches"].values()), *beside])
         finals = [
             ("finals", f"{text} {seed}", f"finished({text!r}, {seed})") for seed in FINAL_SEEDS for text in schedules
         ]
-        list(threads.map(lambda each: keep(*each), finals))
+        list(threads.map(lambda each: add(*each), finals))
     return record
 
 
@@ -185,7 +165,7 @@ def _started(call: str) -> dict[str, Any]:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     if done.returncode:
-        raise SystemExit(f"{call} left with {done.returncode}; what is done is kept")
+        raise SystemExit(f"{call} left with {done.returncode}; what is done is in the record")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -235,6 +215,30 @@ def standings(record: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["mean"])
 
 
+def markdown(beside: Sequence[str] = ()) -> str:
+    """What the committed searches came to, as a table; `beside` are other searches' winners, trained fully as well."""
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    schedule, best = best_of(record)
+    lines = [
+        "| proposed by | trained | the winners' last-5 | mean | regret | within 0.05 of the best |",
+        "|-|-|-|-|-|-|",
+    ]
+    for row in standings(record):
+        scores = ", ".join(f"{score:.3f}" for score in row["scores"])
+        lines.append(
+            f"| {row['arm']} | {row['trained']:.0f} | {scores} | {row['mean']:.3f} | {row['regret']:.3f} | "
+            f"{row['near']} of {len(row['scores'])} |"
+        )
+    means = full_runs(record)
+    others = [means[winner] for winner in beside if winner in means]
+    shown = ", ".join(f"{score:.3f}" for score in others)
+    lines.append(
+        f"\nThe best of all is `{schedule}`, {best:.3f}. By the same measure the winners of the end-to-end searches "
+        f"above had {shown}, {near(others, best)} of {len(others)} within 0.05 of it."
+    )
+    return "\n".join(lines)
+
+
 def table(record: dict[str, Any]) -> Table:
     options, machine, (schedule, best) = record["options"], record["machine"], best_of(record)
     shown = Table(
@@ -256,9 +260,9 @@ def main(
     seeds: Annotated[int, typer.Option(min=1, help="Searches of each arm, with the seeds 0, 1, ...")] = 3,
     seconds: Annotated[float, typer.Option(min=1, help="Of each search, its finalists included.")] = 1000,
     max_params: Annotated[int, typer.Option(min=500, help="The cap.")] = 8000,
-    arm: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(ARMS)}; all unless said.")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(ARMS)}(default: all).")] = None,
     beside: Annotated[list[str] | None, typer.Option(help="A schedule to train fully as well, for the regret.")] = None,
-    record: Annotated[Path, typer.Option(help="The JSON file that keeps what is done.")] = RECORD,
+    record: Annotated[Path, typer.Option(help="The JSON file of what is done.")] = RECORD,
     only_table: Annotated[bool, typer.Option("--table", help="Run nothing; show the record.")] = False,
 ) -> None:
     """Compare the ways to propose in real searches of equal time."""

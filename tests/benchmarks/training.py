@@ -1,17 +1,17 @@
-"""Seconds an epoch of MNIST on this machine's CPU: the plain loop, our loop on plain torch, our loop on the kernels.
+"""Seconds per epoch of MNIST on this machine's CPU: the plain loop, our loop on plain torch, our loop on the kernels.
 
     python tests/benchmarks/training.py                           # partial epochs, about four minutes on two cores
     python tests/benchmarks/training.py --epochs 1 --rounds 3     # whole epochs, about half an hour
     python tests/benchmarks/training.py --sampled 50              # networks of the search space: kernels against torch
 
 Throughput of the whole machine, all cores busy, batch 128, float32. The plain loop is one process with torch's default
-threads, once with 0 DataLoader workers and once with a worker a core; the faster counts. Our loop runs a process of one
-thread on every core, all at once: seconds an epoch = wall time of the slowest / (epochs x processes).
+threads, once with 0 DataLoader workers and once with one per core; the faster counts. Our loop runs a process of one
+thread on every core, all at once: seconds per epoch = wall time of the slowest / (epochs x processes).
 
 * All take the same steps: batch, augmentation, forward, backward, optimizer, running loss and hits. Nothing is
-  evaluated (with --epochs, ours scores ten images an epoch). The augmentation is the same, bilinear in both; the plain
-  loop keeps no average of the weights.
-* A partial epoch is `--steps` steps after a warm-up, scaled to 60,000 images. It leaves out what comes once an epoch:
+  evaluated (with --epochs, ours scores ten images per epoch). The augmentation is the same, bilinear in both; the plain
+  loop has no average of the weights.
+* A partial epoch is `--steps` steps after a warm-up, scaled to 60,000 images. It leaves out what comes once per epoch:
   starting the DataLoader's workers, and the random draws of our loop (5 ms). `--epochs` counts both.
 * The loops take turns, round by round. A figure is the median of the rounds, with the lowest and the highest; ratios
   are taken within a round, so that a slow minute of the machine falls on both sides.
@@ -25,21 +25,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import json
 import os
-import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from training_loops import BATCH, IMAGES, STEPS, WARM_UP, Crew, Options
 
 from nas.architecture import Architecture
 
@@ -50,321 +46,30 @@ NETWORKS = {
     "three stages": "4b 4b M 8b 8b M 16b 16b Cb G",
     "thousand": "4v 4v M 6v s8 s8 M s12 G C",
 }
-BATCH = 128
-IMAGES = 60_000
-STEPS = -(-IMAGES // BATCH)
-WARM_UP = 10
-"""Steps before the clock starts: they fill the loader's queue and touch every buffer once."""
 
 progress = Console(stderr=True, soft_wrap=True)
 
 
-# --- what is timed ----------------------------------------------------------------------------------------------------
-
-
-def plain_loop(model: Any, data_dir: Path, num_workers: int, *, epochs: int, on_step: Callable[[int], None]) -> None:
-    """What one would write today; `on_step` is the clock."""
-    import torch
-    from torch.nn import functional
-    from torch.utils.data import DataLoader
-    from torchvision import datasets, transforms
-
-    transform = transforms.Compose(
-        [
-            transforms.RandomAffine(
-                degrees=8,
-                translate=(0.05, 0.05),
-                scale=(0.93, 1.07),
-                shear=(-4, 4, -4, 4),
-                interpolation=transforms.InterpolationMode.BILINEAR,
-            ),
-            transforms.ToTensor(),
-            transforms.Normalize((0.1307,), (0.3081,)),
-        ]
-    )
-    train = datasets.MNIST(data_dir, train=True, transform=transform)
-    loader = DataLoader(train, batch_size=BATCH, shuffle=True, num_workers=num_workers)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02, weight_decay=1e-4)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.02, total_steps=epochs * len(loader), pct_start=0.2)
-    model.train()
-    step = 0
-    for _ in range(epochs):
-        total, correct = 0.0, 0
-        for images, labels in loader:
-            optimizer.zero_grad()
-            logits = model(images)
-            loss = functional.cross_entropy(logits, labels)
-            loss.backward()
-            optimizer.step()
-            scheduler.step()
-            total += loss.item() * len(labels)
-            correct += (logits.argmax(1) == labels).sum().item()
-            step += 1
-            on_step(step)
-
-
-def our_loop(
-    architecture: Architecture, training: Any, backend: Any, *, epochs: int, on_step: Callable[[int], None]
-) -> None:
-    """`nas.train.train` as it is; at the end of an epoch it scores ten images, as it has to score something."""
-    from nas.data import Split
-    from nas.train import Recipe, train
-
-    few = Split(training.train.images[:10], training.train.labels[:10])
-    recipe = Recipe(epochs=epochs, batch_size=BATCH)
-    train(architecture, training, few, recipe, backend=backend, on_step=lambda step, _: on_step(step))
-
-
-def fma_peak(barrier: Any, seconds: float = 0.2) -> float:
-    """GFLOP/s of this core on fused multiply-adds alone: twelve independent chains of whole vectors, in registers.
-
-    Two units of a latency of four cycles need eight chains; twelve fit the sixteen registers of AVX2.
-    """
-    import numba
-    from llvmlite import binding, ir
-    from numba.core import cgutils
-    from numba.extending import intrinsic
-
-    features = binding.get_host_cpu_features()
-    lanes = 16 if features.get("avx512f") else 8 if features.get("avx2") else 4
-    chains = 12
-
-    @intrinsic
-    def chain(typing: Any, count: Any) -> Any:
-        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            kind = ir.VectorType(ir.FloatType(), lanes)
-            declared = ir.FunctionType(kind, [kind] * 3)
-            fma = cgutils.get_or_insert_function(builder.module, declared, f"llvm.fma.v{lanes}f32")
-            half, one, *starts = (
-                ir.Constant(kind, [value] * lanes) for value in (0.5, 1.0, *map(float, range(chains)))
-            )
-            slots = [cgutils.alloca_once_value(builder, start) for start in starts]
-            with cgutils.for_range(builder, arguments[0]):
-                for slot in slots:
-                    builder.store(builder.call(fma, [builder.load(slot), half, one]), slot)
-            total = builder.load(slots[0])
-            for slot in slots[1:]:
-                total = builder.fadd(total, builder.load(slot))
-            return builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
-
-        return numba.float32(numba.int64), emit
-
-    @numba.njit
-    def loop(count: int) -> float:
-        return chain(count)
-
-    count = 1_000_000
-    loop(count)
-    barrier.wait()
-    began, repeats = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        loop(count)
-        repeats += 1
-    return 2 * lanes * chains * count * repeats / (time.perf_counter() - began) / 1e9
-
-
-# --- in a child -------------------------------------------------------------------------------------------------------
-
-
-class Finished(Exception):
-    """The timed steps are done."""
-
-
-class Clock:
-    """Times `steps` steps after `WARM_UP` others, and then ends the loop; all processes of a barrier start together."""
-
-    def __init__(self, steps: int, barrier: Any = None) -> None:
-        self.steps, self.barrier, self.began, self.seconds = steps, barrier, 0.0, 0.0
-
-    def time(self, loop: Callable[..., None]) -> float:
-        """Seconds of the timed steps of `loop(epochs=..., on_step=...)`."""
-        with contextlib.suppress(Finished):
-            loop(epochs=-(-(WARM_UP + self.steps) // STEPS), on_step=self._step)
-            raise AssertionError("the loop ended before its clock did")
-        return self.seconds
-
-    def _step(self, step: int) -> None:
-        if step == WARM_UP:
-            if self.barrier is not None:
-                self.barrier.wait()
-            self.began = time.perf_counter()
-        elif step == WARM_UP + self.steps:
-            self.seconds = time.perf_counter() - self.began  # before the DataLoader's workers are ended
-            raise Finished
-
-
-@dataclass(frozen=True, kw_only=True)
-class Child:
-    """What a child process does when it is asked: each method is a job, its answer goes back through the pipe."""
-
-    number: int
-    count: int
-    barrier: Any
-    training: Any  # TrainingData, shared; None for the plain loop, which reads its own
-    data_dir: Path
-
-    def start(self) -> tuple[int, float]:
-        """Torch's threads, and the memory that the libraries alone take."""
-        import torch
-
-        for name in ("torchvision", "nas.model") if self.training is None else ("nas.train",):
-            importlib.import_module(name)
-        return torch.get_num_threads(), self.memory()
-
-    def plain(self, text: str, steps: int, num_workers: int) -> float:
-        from nas.model import build
-
-        model = build(Architecture.parse(text), seed=0)
-        return Clock(steps).time(partial(plain_loop, model, self.data_dir, num_workers))
-
-    def ours(self, text: str, steps: int, backend: str) -> float:
-        return Clock(steps, self.barrier).time(partial(our_loop, Architecture.parse(text), self.training, backend))
-
-    def peak(self) -> float:
-        return fma_peak(self.barrier)
-
-    def memory(self) -> float:
-        """Peak resident set so far, MB. On Linux not `ru_maxrss`, which starts at the peak of the parent."""
-        status = Path("/proc/self/status")
-        if status.exists():
-            line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-            return int(line.split()[1]) * 1024 / 1e6
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
-
-    def sampled(self, number: int, cap: int, seed: int, steps: int, rounds: int) -> list[dict[str, Any]]:
-        """This child's share of `number` random networks: milliseconds a step, the backends taking turns."""
-        results = []
-        for text in _sample(number, cap, seed)[self.number :: self.count]:
-            architecture = Architecture.parse(text)
-            times: dict[str, list[float]] = {"torch": [], "kernels": []}
-            for _ in range(rounds):
-                for backend, each in times.items():
-                    seconds = Clock(steps).time(partial(our_loop, architecture, self.training, backend))
-                    each.append(1000 * seconds / steps)
-            results.append(
-                {"network": text, "num_params": architecture.num_params, "macs": architecture.macs}
-                | {backend: statistics.median(each) for backend, each in times.items()}
-                | {"ratio": statistics.median(a / b for a, b in zip(times["torch"], times["kernels"], strict=True))}
-            )
-        return results
-
-
-def _sample(number: int, cap: int, seed: int) -> list[str]:
-    """Different networks under the cap, drawn as the search draws its first ones."""
-    import numpy as np
-
-    from nas.budget import Budget
-    from nas.space import SearchSpace
-
-    space, rng = SearchSpace(budget=Budget(max_params=cap)), np.random.default_rng(seed)
-    found: list[str] = []
-    while len(found) < number:
-        architecture, _ = space.check(space.random(rng), found)
-        if architecture is not None:
-            found.append(str(architecture))
-    return found
-
-
-def _live(pipe: Any, child: Child) -> None:
-    """A child's life: jobs until the parent goes."""
-    with contextlib.suppress(EOFError):
-        while True:
-            name, options = pipe.recv()
-            pipe.send(getattr(child, name)(*options))
-
-
-# --- in the parent ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    processes: int
-    rounds: int
-    steps: int
-    images: int  # in the timed steps of one process
-    training: Any
-    data_dir: Path
-
-
-class Crew:
-    """The spawned processes of one loop: ours, one a core, of one thread; plain, one with torch's default threads."""
-
-    def __init__(self, options: Options, *, plain: bool = False) -> None:
-        import torch.multiprocessing
-
-        context = torch.multiprocessing.get_context("spawn")
-        count = 1 if plain else options.processes
-        self.barrier = context.Barrier(count, timeout=300)  # kept: the children open it by name
-        self.processes, self.pipes = [], []
-        with _threads(None if plain else 1):
-            for number in range(count):
-                pipe, theirs = context.Pipe()
-                child = Child(
-                    number=number,
-                    count=count,
-                    barrier=self.barrier,
-                    training=None if plain else options.training,
-                    data_dir=options.data_dir,
-                )
-                process = context.Process(target=_live, args=(theirs, child))
-                process.start()
-                theirs.close()
-                self.processes.append(process)
-                self.pipes.append(pipe)
-
-    def ask(self, name: str, *options: Any) -> list[Any]:
-        """The answers of all processes to a job, which they do at the same time."""
-        for pipe in self.pipes:
-            pipe.send((name, options))
-        try:
-            return [pipe.recv() for pipe in self.pipes]
-        except (EOFError, ConnectionError):
-            raise SystemExit("a process of the benchmark died: its message is above") from None
-
-    def __enter__(self) -> Crew:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self.processes:
-            process.terminate()
-            process.join()
-
-
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """The environment of a child that is started inside; None takes away what the user's own says of threads."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.pop(name) for name in names if name in os.environ}
-    if count is not None:
-        os.environ.update(dict.fromkeys(names, str(count)))
-    try:
-        yield
-    finally:
-        for name in names:
-            os.environ.pop(name, None)
-        os.environ.update(before)
-
-
 def measure(text: str, options: Options) -> dict[str, Any]:
-    """One network under every loop, in turns: seconds an epoch in every round, and what follows from them."""
+    """One network under every loop, in turns: seconds per epoch in every round, and what follows from them."""
     scale = IMAGES / options.images
     workers = {f"plain, {count} workers": count for count in (0, options.processes)}
     with contextlib.ExitStack() as stack:
         plain = {name: stack.enter_context(Crew(options, plain=True)) for name in workers}
         ours = {name: stack.enter_context(Crew(options)) for name in ("torch", "kernels")}
         crews = plain | ours
-        started = {name: crew.ask("start")[0] for name, crew in crews.items()}
+        started = {name: crew.do("start")[0] for name, crew in crews.items()}
         seconds: dict[str, list[float]] = {name: [] for name in crews}
         peaks = []
         for number in range(1, options.rounds + 1):
             for name, crew in plain.items():
-                seconds[name] += [scale * taken for taken in crew.ask("plain", text, options.steps, workers[name])]
+                seconds[name] += [scale * taken for taken in crew.do("plain", text, options.steps, workers[name])]
             for name, crew in ours.items():
-                seconds[name].append(scale * max(crew.ask("ours", text, options.steps, name)) / options.processes)
-            peaks.append(sum(ours["kernels"].ask("peak")))
+                seconds[name].append(scale * max(crew.do("ours", text, options.steps, name)) / options.processes)
+            peaks.append(sum(ours["kernels"].do("peak")))
             taken = ", ".join(f"{name} {times[-1]:.2f} s" for name, times in seconds.items())
             progress.print(f"  round {number} of {options.rounds}: {taken}", highlight=False)
-        memory = {name: max(crew.ask("memory")) for name, crew in crews.items()}
+        memory = {name: max(crew.do("memory")) for name, crew in crews.items()}
     architecture = Architecture.parse(text)
     fairer = min(plain, key=lambda name: statistics.median(seconds[name]))
     flops = 3 * 2 * architecture.macs * IMAGES / 1e9
@@ -400,11 +105,11 @@ def _spread(summary: dict[str, Any], digits: int) -> str:
 
 
 def table(results: dict[str, dict[str, Any]], options: Options) -> Table:
-    """One row a loop; the ratio of the two backends stands in the row of the kernels."""
+    """One row for each loop; the ratio of the two backends stands in the row of the kernels."""
     peak = statistics.median(result["peak_gflops"]["median"] for result in results.values())
     amount = f"{options.images:,} images a process and round" + ("" if options.images % IMAGES else ", whole epochs")
     shown = Table(
-        title=f"Seconds an epoch of MNIST ({IMAGES:,} images), batch {BATCH}, {options.processes} process(es) of ours",
+        title=f"Seconds per epoch of MNIST ({IMAGES:,} images), batch {BATCH}, {options.processes} process(es) of ours",
         caption=f"median (lowest-highest) of {options.rounds} rounds; {amount}; FMA peak {peak:.0f} GFLOP/s of "
         f"{options.processes} process(es); 3 x 2 x MACs x images / second; * the faster plain loop: ratios are to it",
     )
@@ -429,9 +134,9 @@ def table(results: dict[str, dict[str, Any]], options: Options) -> Table:
 
 
 def compare_sampled(number: int, cap: int, seed: int, options: Options) -> dict[str, Any]:
-    """Milliseconds a step over random networks; every core takes its share of them, one thread each."""
+    """Milliseconds per step over random networks; every core takes its share of them, one thread each."""
     with Crew(options) as crew:
-        shares = crew.ask("sampled", number, cap, seed, options.steps, options.rounds)
+        shares = crew.do("sampled", number, cap, seed, options.steps, options.rounds)
     rows = sorted((row for share in shares for row in share), key=lambda row: row["ratio"])
     return {
         "number": len(rows),
@@ -447,7 +152,7 @@ def sampled_table(result: dict[str, Any], options: Options) -> Table:
     """The five networks that gain least and the five that gain most, and every one that loses."""
     rows, losing = result["networks"], len(result["slower"])
     shown = Table(
-        title=f"Milliseconds a step of batch {BATCH} on one thread, {result['number']} sampled networks of at most "
+        title=f"Milliseconds per step of batch {BATCH} on one thread, {result['number']} sampled networks of at most "
         f"{result['cap']:,} parameters, {options.processes} process(es) of ours",
         caption=f"torch / kernels: median {result['ratio']['median']:.2f}, lowest {result['ratio']['low']:.2f}, "
         f"highest {result['ratio']['high']:.2f}; slower than torch by more than 5 %: {losing} of {result['number']}",
@@ -473,12 +178,12 @@ def prepare(data_dir: Path | None) -> tuple[Any, dict[str, Any]]:
 
     from nas import data, kernels
 
-    dataset = data.resolve("mnist", data_dir=data_dir)
+    dataset = data.prepare_dataset("mnist", data_dir=data_dir)
     if (reason := kernels.unsuited()) is not None:
         raise SystemExit(f"the kernels do not run here: {reason}")
     progress.print("compiling the kernels, a minute or two where they are not in the cache", highlight=False)
     kernels.compile_all()
-    return data.training_data(dataset, data_dir=data_dir, validation=None), records.machine("cpu")
+    return data.load_training_data(dataset, data_dir=data_dir, validation=None), records.machine("cpu")
 
 
 def arguments_of(parser: argparse.ArgumentParser) -> argparse.Namespace:
@@ -528,7 +233,7 @@ def main() -> None:
         steps=arguments.epochs * STEPS if arguments.epochs else arguments.steps,
         images=arguments.epochs * IMAGES if arguments.epochs else arguments.steps * BATCH,
         training=training,
-        data_dir=data.locate(arguments.data_dir),
+        data_dir=data.data_root(arguments.data_dir),
     )
     report: dict[str, Any] = {
         "machine": machine | {"load_before": load},

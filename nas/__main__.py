@@ -1,0 +1,16 @@
+"""The entry of the command line; nothing heavy is imported before Ctrl-C is harmless."""
+
+import signal
+
+
+def main() -> None:
+    """Run `nas`. Ctrl-C while modules are imported ends the process without a traceback."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from nas.cli import main as run
+
+    signal.signal(signal.SIGINT, before)
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""The command line: a file for each command; parse, call the library, print."""
+
+from nas.cli.main import app, main
+
+__all__ = ["app", "main"]

@@ -1,0 +1,77 @@
+"""`nas export`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from nas.cli.options import AsJson, DataDir, Quiet, make_machine
+
+if TYPE_CHECKING:
+    from nas.library import Exported
+
+Check = Literal["validation", "test"]
+
+
+def export(
+    network: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[STUDY|RUN|RECORD]",
+            show_default=False,
+            help="A study's name, a full run's folder or a record's cap (default: the latest full run, else winner).",
+        ),
+    ] = None,
+    to: Annotated[
+        str, typer.Option("--to", metavar="TARGETS", help="Some of onnx,torch,int8,c,script with commas, or all.")
+    ] = "all",
+    folder: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="The folder to write.", show_default=False)
+    ] = None,
+    check: Annotated[
+        Check, typer.Option(help="The images that the exports are checked on; test is an opening, and recorded.")
+    ] = "validation",
+    data_dir: DataDir = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a trained network for other programs: ONNX, torch, int8, C99, a training script; all checked, or none.
+
+    onnx: images on 0..1, normalised images, one image at a time, and uint8 images to probabilities. torch: an
+    ExportedProgram, safetensors and model.py. int8: an ONNX graph of integers. c: one source and one header without
+    dependencies, int8 and float32, with a self-test. script: trains the network from scratch in plain torch.
+    """
+    from nas.errors import UsageError
+
+    if folder is None:
+        raise UsageError("name the folder to write with -o DIR")
+    from nas.library import export_network
+
+    def show(target: str) -> None:
+        if not quiet:
+            print(f"{target}: writing and checking ...", file=sys.stderr, flush=True)
+
+    if not quiet:
+        print("loading the network and its images ...", file=sys.stderr, flush=True)
+    machine = make_machine(data_dir, "cpu", "auto", None, quiet)
+    result = export_network(network, to=to, folder=folder, check=check, machine=machine, on_target=show)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(result), indent=1, default=str))
+    else:
+        _print(result)
+
+
+def _print(result: Exported) -> None:
+    seen = ", which it was trained on" if result.trained_on else ""
+    print(f"{result.schedule}\n{result.num_params:,} parameters, from {result.source}")
+    for target in result.targets:
+        difference = "" if target.difference is None else f"  (differs by {target.difference:.1e} at most)"
+        print(f"{target.name}: {', '.join(target.files)}{difference}")
+        for note in target.notes:
+            print(f"    {note}")
+    print(f"checked on {result.images:,} {result.split} images{seen}; written to {result.folder}")

@@ -1,0 +1,117 @@
+"""`nas count` and `nas space`: what needs no training."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nas.cli.options import AsJson, BudgetFile, DatasetName, MaxMacs, MaxParams, Seed, bytes_option, make_budget
+
+if TYPE_CHECKING:
+    from nas.architecture import Architecture
+    from nas.export import Deployment
+
+DOES_NOT_FIT = 1
+
+
+def count(
+    schedule: Annotated[str, typer.Argument(help="The architecture, in one line.")],
+    max_params: MaxParams = None,
+    max_macs: MaxMacs = None,
+    budget: BudgetFile = None,
+    board: Annotated[
+        str | None, typer.Option(help="Does its C code fit a board? Such as pico or microbit; all for every known one.")
+    ] = None,
+    max_flash: Annotated[
+        int | None, typer.Option(help="Most bytes of flash of the C code, such as 64k.", **bytes_option())
+    ] = None,
+    max_ram: Annotated[
+        int | None, typer.Option(help="Most bytes of RAM of the C code with its input image.", **bytes_option())
+    ] = None,
+    as_float: Annotated[bool, typer.Option("--float", help="Count float32 C code and not int8.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Count a network without building it: layers, shapes, parameters, MACs, activation memory, and whether it fits.
+
+    A block is a width such as 8 with marks around it: s before it makes it separable; after it, in this order, kN is
+    the kernel, /N the stride, v valid, b bias, n no norm, r conv-ReLU-norm, + residual. M is a max-pool, G the global
+    pool, C or Cb the classifier. A cap is inclusive; exits with 1 where one is given and not met. --board, --max-flash
+    and --max-ram count what the C code of `nas export --to c` takes of a device, as that export plans it.
+    """
+    from nas.architecture import Architecture
+    from nas.export import folded_params
+
+    architecture = Architecture.parse(schedule)
+    limits = None
+    if max_params is not None or max_macs is not None or budget is not None:
+        limits = make_budget(max_params, max_macs, budget)
+    fits = None if limits is None else limits.admits(architecture.num_params, architecture.macs)
+    deployment = None
+    if board is not None or max_flash is not None or max_ram is not None or as_float:
+        deployment = _deployment(architecture, board, max_flash, max_ram, "float32" if as_float else "int8")
+        fits = fits is not False and deployment.fits
+    if as_json:
+        fields: dict[str, Any] = {
+            "schedule": str(architecture), "num_params": architecture.num_params,
+            "folded_params": folded_params(architecture), "macs": architecture.macs,
+            "peak_activations": architecture.peak_activations, "activations": architecture.activations,
+            "fits": fits, "layers": [layer._asdict() for layer in architecture.layers],
+        }  # fmt: skip
+        if deployment is not None:
+            fields["deployment"] = deployment.to_dict()
+        print(json.dumps(fields, indent=1))
+    else:
+        from nas.report import count_lines, deployment_table, layer_table, make_console
+
+        console = make_console(stdout=True)
+        console.print(layer_table(architecture))
+        console.print(count_lines(architecture, limits), highlight=False, markup=False)
+        if deployment is not None:
+            console.print(deployment_table(deployment))
+    if fits is False:
+        raise typer.Exit(DOES_NOT_FIT)
+
+
+def _deployment(
+    architecture: Architecture, board: str | None, max_flash: int | None, max_ram: int | None, kind: Any
+) -> Deployment:
+    """Return what the C code takes, and the limits that it is held against: those named, or every known board."""
+    from nas.budget import find_board, read_boards
+    from nas.export import Deployment, DeviceLimit, footprint
+
+    limits = []
+    if max_flash is not None or max_ram is not None:
+        limits.append(DeviceLimit(title="the limits given", flash=max_flash, ram=max_ram, required=True))
+    everyone = board is None and not limits
+    if board is not None and not (everyone := board.strip().lower() == "all"):
+        limits.append(DeviceLimit.of_board(find_board(board), required=True))
+    if everyone:
+        limits += [DeviceLimit.of_board(each, required=False) for each in read_boards().values()]
+    return Deployment(footprint=footprint(architecture, kind), limits=tuple(limits))
+
+
+def space(
+    max_params: MaxParams = None,
+    max_macs: MaxMacs = None,
+    budget: BudgetFile = None,
+    dataset: DatasetName = None,
+    samples: Annotated[int, typer.Option(min=1, help="Schedules to draw.")] = 10_000,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Show what the search space holds under a budget: shares over the cap, counts, depths, examples; no training."""
+    limits = make_budget(max_params, max_macs, budget, dataset=dataset)
+    from nas.library import dataset_named
+    from nas.report import make_console, print_space
+    from nas.space import SearchSpace, survey
+
+    found = dataset_named(limits.dataset)
+    searched = SearchSpace(budget=limits, input_shape=found.input_shape, num_classes=found.num_classes)
+    searched.require_feasible()
+    result = survey(searched, samples=samples, seed=seed)
+    if as_json:
+        print(json.dumps(result, indent=1))
+        return
+    print_space(make_console(stdout=True), limits, result)

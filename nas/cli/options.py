@@ -1,0 +1,186 @@
+"""Options that several commands share, and what their texts mean."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from nas.budget import Budget, parse_count, parse_duration, read_budget
+from nas.errors import UsageError
+
+BackendName = Literal["auto", "kernels", "torch"]
+
+
+def parsed(parse: Callable[[str], Any], metavar: str) -> dict[str, Any]:
+    """Return the arguments of an option whose text `parse` reads, so that its own message is shown."""
+
+    def read(text: Any) -> Any:
+        try:
+            return parse(text) if isinstance(text, str) else text
+        except UsageError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    read.__name__ = metavar
+    return {"parser": read, "metavar": metavar}
+
+
+def bytes_option() -> dict[str, Any]:
+    """Return the arguments of an option that takes a number of bytes: 65536, 64k or 64KiB; k is 1,024 of memory."""
+
+    def parse_bytes(text: str) -> int:
+        digits = text.strip().lower().removesuffix("ib").removesuffix("b")
+        unit = {"k": 1024, "m": 1024**2}.get(digits[-1:], 1)
+        return parse_count(digits if unit == 1 else digits[:-1], "a number of bytes") * unit
+
+    return parsed(parse_bytes, "BYTES")
+
+
+MaxParams = Annotated[
+    int | None,
+    typer.Option("--max-params", help="Most learnable parameters, such as 8000 or 8k.", **parsed(parse_count, "N")),
+]
+MaxMacs = Annotated[
+    int | None,
+    typer.Option("--max-macs", help="Most multiply-accumulates per image.", **parsed(parse_count, "N")),
+]
+BudgetFile = Annotated[str | None, typer.Option("--budget", help="A track such as 8k, or a .toml file.")]
+DatasetName = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        help="mnist, fashion-mnist, kmnist, emnist-digits, cifar10, mnist-5k, synthetic, or own images: the PATH of a "
+        "folder with a folder for each class, or of a .npz file.",
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Data set folder (default: NAS_DATA_DIR, else the user cache)."),
+]
+_OWN = "Own images"  # a panel of the help
+ImageSize = Annotated[
+    int | None,
+    typer.Option("--image-size", rich_help_panel=_OWN, help="Side in pixels (default: near the images' own)."),
+]
+Crop = Annotated[
+    bool, typer.Option("--crop", rich_help_panel=_OWN, help="Cut the middle square out (default: add bars).")
+]
+Grayscale = Annotated[
+    bool | None,
+    typer.Option("--grayscale/--color", rich_help_panel=_OWN, help="One channel or three (default: grey if all are)."),
+]
+Background = Annotated[
+    Literal["white", "black"] | None,
+    typer.Option("--background", rich_help_panel=_OWN,
+                 help="Behind transparent pixels, and of bars (default: white behind pixels, black bars)."),
+]  # fmt: skip
+SkipUnreadable = Annotated[
+    bool, typer.Option("--skip-unreadable", rich_help_panel=_OWN, help="Leave out files that cannot be read.")
+]
+AllowDuplicates = Annotated[
+    bool, typer.Option("--allow-duplicates", rich_help_panel=_OWN, help="Take equal files in two splits.")
+]
+Seed = Annotated[int, typer.Option(help="Random seed.", min=0, max=2**31 - 1)]
+StudyName = Annotated[str | None, typer.Option("--study", help="Study name (default: the latest).")]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage", envvar="NAS_STORAGE", show_envvar=False,
+        help="Optuna storage: URL, SQLite file or .log journal (default: NAS_STORAGE, else studies/NAME/study.db).",
+    ),
+]  # fmt: skip
+Teacher = Annotated[str | None, typer.Option("--teacher", help="Distillation teacher: auto, none or a schedule.")]
+Timeout = Annotated[
+    float | None, typer.Option(help="Time limit for everything, such as 90s, 20m or 1h30m.",
+                               **parsed(parse_duration, "TIME")),
+]  # fmt: skip
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Parallel trainings (default: one per core, 4 on a GPU).")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda; auto is cuda where there is one.")]
+Backend = Annotated[BackendName, typer.Option("--backend", help="Training backend; `kernels` is CPU only.")]
+NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.html into the study's folder.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+RequireTarget = Annotated[bool, typer.Option("--require-target", help="Exit with 1 where the target is not met.")]
+Target = Annotated[float | None, typer.Option(help="Target accuracy, percent (default: the budget's; 99.4 on MNIST).")]
+
+TARGET_MISSED = 1
+
+
+def make_budget(max_params: int | None, max_macs: int | None, name: str | None, **overrides: Any) -> Budget:
+    """Return the caps of the command line over those of a budget file."""
+    fields = {"max_params": max_params, "max_macs": max_macs, **overrides}
+    if name is not None:
+        return read_budget(name, **fields)
+    return Budget(**{key: value for key, value in fields.items() if value is not None})
+
+
+def make_machine(
+    data_dir: Path | None, device: str, backend: BackendName, workers: int | None, quiet: bool, **given: Any
+) -> Any:
+    """Return where trainings run; what the user has to be told about the data goes to standard error."""
+    with sign_of_life(quiet):
+        from nas.library import Machine
+
+    return Machine(
+        data_dir=data_dir, device=device, backend=backend, workers=workers, quiet=quiet, notify=notify, **given
+    )
+
+
+def make_images(
+    image_size: int | None, crop: bool, grayscale: bool | None, background: Literal["white", "black"] | None,
+    skip_unreadable: bool, allow_duplicates: bool,
+) -> Any:  # fmt: skip
+    """Return how own images are read."""
+    with sign_of_life(quiet=False):
+        from nas.data import FolderOptions
+
+    return FolderOptions(
+        image_size=image_size, crop=crop, grayscale=grayscale, background=background, skip_unreadable=skip_unreadable,
+        allow_duplicates=allow_duplicates,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def sign_of_life(quiet: bool) -> Iterator[None]:
+    """Show a word on a terminal while torch and all else are imported, which takes seconds.
+
+    Raise `UsageError` where the working directory is gone.
+    """
+    try:
+        Path.cwd()
+    except OSError:  # torch's libraries end the process then, with no word of ours
+        raise UsageError("the working directory is gone: change to another one") from None
+    from nas.report import can_redraw, make_console
+
+    console = make_console()
+    shown = not quiet and can_redraw(console)
+    if shown:
+        console.print("starting ...", end="\r")
+    try:
+        yield
+    finally:
+        if shown:
+            console.print(" " * len("starting ..."), end="\r")
+
+
+def notify(text: str) -> None:
+    """Show a notice about the data where the user looks, on standard error."""
+    from rich.panel import Panel
+    from rich.text import Text
+
+    from nas.report import make_console
+
+    console = make_console()
+    if text.startswith("warning: "):
+        console.print(Text(text), style="yellow")
+    else:
+        console.print(Panel(Text(text), style="yellow", width=min(console.width, 100)))
+
+
+def plural(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"

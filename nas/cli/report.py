@@ -1,0 +1,44 @@
+"""`nas report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nas.cli.options import DataDir, Storage
+
+
+def report(
+    studies: Annotated[
+        list[str] | None, typer.Argument(metavar="[STUDY]...", help="Studies, side by side (default: the latest).")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The page (default: report.html in the study's folder).")
+    ] = None,
+    storage: Storage = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write a study and its full runs as one HTML page that opens from disk, without a network.
+
+    Validation images are read where they are here; the test split stays closed.
+    """
+    from nas.report import write_report
+
+    print(write_report(studies or (), output, storage=storage, data_dir=data_dir))
+
+
+def write_quietly(study: str, storage: str | None, data_dir: Path | None) -> Path | None:
+    """Write the report of a study that has just been worked on; what goes wrong is a warning, and loses nothing."""
+    from nas.cli.options import notify
+    from nas.errors import NasError, UsageError
+    from nas.report import write_report
+
+    try:
+        return write_report([study], storage=storage, data_dir=data_dir)
+    except UsageError:  # a study of recipes, or none of ours: there is no report of it
+        return None
+    except NasError as error:
+        notify(f"warning: no report was written: {error}")
+        return None

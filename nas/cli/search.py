@@ -1,0 +1,211 @@
+"""`nas search`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from nas.cli.options import (
+    TARGET_MISSED,
+    AllowDuplicates,
+    AsJson,
+    Backend,
+    Background,
+    BudgetFile,
+    Crop,
+    DataDir,
+    DatasetName,
+    Device,
+    Grayscale,
+    ImageSize,
+    MaxMacs,
+    MaxParams,
+    NoReport,
+    Quiet,
+    RequireTarget,
+    Seed,
+    SkipUnreadable,
+    Storage,
+    Target,
+    Teacher,
+    Timeout,
+    Workers,
+    make_budget,
+    make_images,
+    make_machine,
+)
+from nas.cli.report import write_quietly
+
+if TYPE_CHECKING:
+    from nas.budget import Budget
+    from nas.library import Machine
+    from nas.searches import SearchResult
+
+
+def search(
+    max_params: MaxParams = None,
+    max_macs: MaxMacs = None,
+    budget: BudgetFile = None,
+    dataset: DatasetName = None,
+    data_dir: DataDir = None,
+    image_size: ImageSize = None,
+    crop: Crop = False,
+    grayscale: Grayscale = None,
+    background: Background = None,
+    skip_unreadable: SkipUnreadable = False,
+    allow_duplicates: AllowDuplicates = False,
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="Finished trials in total, resumed included (default: 50; front 100)."),
+    ] = None,
+    timeout: Timeout = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Stop the brief trials after this many without a new best one.")
+    ] = None,
+    workers: Workers = None,
+    seed: Seed = 0,
+    study: Annotated[
+        str | None, typer.Option("--study", help="Study name (default: made of the data set and the caps).")
+    ] = None,
+    storage: Storage = None,
+    sampler: Annotated[Literal["guided", "tpe", "random"], typer.Option(help="What proposes schedules.")] = "guided",
+    pruner: Annotated[Literal["median", "none"], typer.Option(help="What stops brief trials.")] = "median",
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="Search the whole front of accuracy against parameters under the cap.")
+    ] = False,
+    published: Annotated[
+        bool, typer.Option("--published/--no-published", help="Try the published designs that fit first.")
+    ] = True,
+    brief_epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of a brief trial (default: 3, more under 6,000 parameters).")
+    ] = None,
+    finalists: Annotated[
+        int | None, typer.Option(min=1, help="Leaders to train again, fewer with each seed (default: 5; front 10).")
+    ] = None,
+    finalist_seeds: Annotated[
+        int | None, typer.Option(min=1, help="Seeds of the last finalists (default: 4; every point of a front 2).")
+    ] = None,
+    finalist_epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of a finalist (default: 6, more under 6,000 parameters).")
+    ] = None,
+    teacher: Teacher = None,
+    target: Target = None,
+    device: Device = "auto",
+    backend: Backend = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and ten proposals; train nothing.")] = False,
+    require_target: RequireTarget = False,
+    no_report: NoReport = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find the best network under a budget: brief trials, pruned; finalists over several seeds; the winner's files.
+
+    Run the same command again to resume. Only training and validation images are used.
+    """
+    limits = make_budget(max_params, max_macs, budget, dataset=dataset, target=target, brief_epochs=brief_epochs)
+    settings: dict[str, Any] = {
+        "trials": trials, "timeout": timeout, "patience": patience, "seed": seed, "sampler": sampler, "pruner": pruner,
+        "pareto": pareto, "published": published, "finalists": finalists, "finalist_seeds": finalist_seeds,
+        "finalist_epochs": finalist_epochs, "teacher": teacher,
+    }  # fmt: skip
+    images = make_images(image_size, crop, grayscale, background, skip_unreadable, allow_duplicates)
+    machine = make_machine(data_dir, device, backend, workers, quiet, images=images)
+    if dry_run:
+        _dry_run(limits, study, machine, settings)
+        return
+    from nas.library import search as find
+
+    result = find(limits, study=study, storage=storage, machine=machine, **settings)
+    if not no_report:
+        write_quietly(result.reason.study, storage, data_dir)
+    _print_result(result, storage, as_json=as_json, quiet=quiet)
+    wanted = result.reason.target
+    if require_target and not (wanted is not None and result.reason.accuracy >= wanted):
+        raise typer.Exit(TARGET_MISSED)
+
+
+def _dry_run(limits: Budget, study: str | None, machine: Machine, given: dict[str, Any]) -> None:
+    """Print what a search would do, and its first ten proposals; nothing is downloaded."""
+    import numpy as np
+
+    from nas.library import dataset_named
+    from nas.searches import Settings
+    from nas.space import DISCARDS
+    from nas.workers import default_workers
+
+    found, machine = dataset_named(limits.dataset, machine), machine.resolved()
+    settings = Settings.for_budget(limits, found, **given)
+    space, recipe = settings.space(found), settings.recipe
+    workers = machine.workers or default_workers(machine.device)
+    print(
+        f"study {study or settings.study_name}: {settings.budget} on {settings.dataset}, {workers} workers on "
+        f"{machine.device}\n"
+        f"{settings.trials} brief trials of {recipe.epochs} epochs, batch {recipe.batch_size}, "
+        f"{settings.sampler} sampler, {settings.pruner} pruner, "
+        f"{'no teacher' if recipe.teacher is None else 'distilling from ' + recipe.teacher}\n"
+        f"{settings.finalists} finalists of {settings.finalist_epochs} epochs, {settings.finalist_seeds} seeds, "
+        f"{'all points of the front' if settings.pareto else 'each seed for the better three fifths of the last'}\n"
+        f"space {space.key}; smallest {space.smallest()[0]:,} parameters"
+    )
+    rng = np.random.default_rng(settings.seed)
+    seen: set[str] = set()
+    discards = dict.fromkeys(DISCARDS, 0)
+    shown = [("published", space.decode(params)) for _, params in space.published()] if settings.published else []
+    for _ in range(10):
+        share = space.random_share(rng) if settings.pareto else None
+        proposal = space.propose(lambda _, share=share: space.random(rng, share), seen)  # type: ignore[misc]
+        discards = {reason: count + proposal.discards.get(reason, 0) for reason, count in discards.items()}
+        shown.append(("drawn", proposal.architecture))
+        seen.add(str(proposal.architecture))
+    for kind, architecture in shown:
+        print(f"{kind:<9}  {architecture.num_params:>7,}  {architecture.macs:>11,} MACs  {architecture}")
+    print("discarded: " + ", ".join(f"{count} {reason}" for reason, count in discards.items()))
+    print("dry run: nothing was trained, no study was made")
+
+
+def _print_result(result: SearchResult, storage: str | None, *, as_json: bool, quiet: bool) -> None:
+    """Print where everything is, and what to type next."""
+    from nas.report import account, cost, duration, finalist_table, make_console
+
+    if as_json:
+        print(
+            json.dumps(
+                {**dataclasses.asdict(result.reason), "seconds": result.seconds, "folder": str(result.folder)}, indent=1
+            )
+        )
+        return
+    console = make_console(stdout=True)
+    console.print(finalist_table(result.reason))
+    console.print(f"\n{account(result.reason.counts)}", markup=False)
+    cut = "; the time limit cut it short: run it again to go on" if result.cut else ""
+    console.print(f"{duration(result.seconds)}{cut}\n{cost(result.reason)}")
+    if result.reason.notice:
+        console.print(f"No verdict on a target: {result.reason.notice}", style="yellow", markup=False)
+    if quiet:
+        return
+    print(_next_steps(result, storage))
+
+
+def _next_steps(result: SearchResult, storage: str | None) -> str:
+    """Return the commands to type next, quoted for a shell."""
+    from nas.report import REPORT
+    from nas.study import redact, study_folder
+
+    name = result.reason.study
+    quoted = shlex.quote(name)
+    pick = f"        nas train-best --study {quoted} --pick TRIAL\n" if result.reason.front is not None else ""
+    at = f" --storage {shlex.quote(redact(storage))}" if storage else ""
+    where = redact(storage) if storage else study_folder(name) / "study.db"
+    page = study_folder(name) / REPORT
+    report = f"report  {page}\n" if page.is_file() else ""
+    return (
+        f"\nstudy   {where}\n"
+        f"winner  {result.folder}\n{report}\n"
+        f"next    nas train-best --study {quoted} --seeds 3\n{pick}"
+        f"        nas show --study {quoted}{at}\n"
+        f"        nas dashboard --study {quoted}{at}"
+    )

@@ -1,0 +1,162 @@
+"""`nas train-best`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nas.cli.options import (
+    TARGET_MISSED,
+    AllowDuplicates,
+    AsJson,
+    Backend,
+    Background,
+    Crop,
+    DataDir,
+    DatasetName,
+    Device,
+    Grayscale,
+    ImageSize,
+    NoReport,
+    Quiet,
+    RequireTarget,
+    SkipUnreadable,
+    Storage,
+    StudyName,
+    Target,
+    Teacher,
+    Workers,
+    make_images,
+    make_machine,
+    plural,
+)
+from nas.cli.report import write_quietly
+from nas.errors import UsageError
+
+if TYPE_CHECKING:
+    from nas.data import Dataset
+    from nas.final import FullRun, FullRunPlan
+    from nas.train import Recipe
+
+
+def train_best(
+    study: StudyName = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs (default: the budget's, else 15).")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Number of seeds: 0, 1, ... (default: one, or the record's).")
+    ] = None,
+    architecture: Annotated[str | None, typer.Option(help="Train this schedule instead of a study's winner.")] = None,
+    pick: Annotated[
+        int | None, typer.Option(min=0, help="Train this trial of the study, such as a point of its front.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Train a committed record again by its cap, such as 8k: studies/records/8000.")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recipe.json, such as nas tune writes, instead of the winner's.")
+    ] = None,
+    dataset: DatasetName = None,
+    data_dir: DataDir = None,
+    image_size: ImageSize = None,
+    crop: Crop = False,
+    grayscale: Grayscale = None,
+    background: Background = None,
+    skip_unreadable: SkipUnreadable = False,
+    allow_duplicates: AllowDuplicates = False,
+    storage: Storage = None,
+    teacher: Teacher = None,
+    target: Target = None,
+    workers: Workers = None,
+    device: Device = "auto",
+    backend: Backend = "auto",
+    require_target: RequireTarget = False,
+    no_report: NoReport = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train the winner of a study on the whole training set and measure it on the test split, epoch by epoch.
+
+    Nothing is chosen by what the test split shows; every opening of it is recorded. Finished seeds are stored, and not
+    trained twice.
+    """
+    if recipe is not None and reference is not None:
+        raise UsageError("--reference names the recipe too: give it without --recipe")
+    images = make_images(image_size, crop, grayscale, background, skip_unreadable, allow_duplicates)
+    machine = make_machine(data_dir, device, backend, workers, quiet or as_json, images=images).resolved()
+    from nas.data import prepare_dataset
+    from nas.library import plan_full_run
+    from nas.library import train_best as train
+
+    read = None if recipe is None else _read_recipe(recipe)
+    plan, found = plan_full_run(
+        study=study, architecture=architecture, pick=pick, reference=reference, storage=storage, dataset=dataset,
+        machine=machine,
+    )  # fmt: skip
+    plan = plan.changed(recipe=read, epochs=epochs, seeds=seeds, target=target).with_teacher(teacher)
+    prepare_dataset(plan.dataset, data_dir=machine.data_dir, options=machine.images)
+    if not as_json:
+        _print_plan(plan, found, machine.device)
+    run = train(machine=machine, plan=plan)
+    from_study = architecture is None and reference is None
+    if not no_report and ((plan.base / "study.db").is_file() or (storage is not None and from_study)):
+        write_quietly(plan.base.name, storage, data_dir)
+    _print_run(run, as_json=as_json)
+    if require_target and not run.result.target_held:
+        raise typer.Exit(TARGET_MISSED)
+
+
+def _read_recipe(path: Path) -> Recipe:
+    """Return the recipe of a JSON file. Raise `UsageError` where it is none."""
+    from nas.train import Recipe
+
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        cause = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"--recipe {path} cannot be read ({cause}): give a recipe.json that nas wrote") from error
+    if not isinstance(fields, dict):
+        raise UsageError(f"--recipe {path} holds no recipe but {str(fields)[:40]!r}: give a recipe.json that nas wrote")
+    return Recipe.from_dict(fields)
+
+
+def _print_plan(plan: FullRunPlan, found: Dataset, device: str) -> None:
+    chosen = plan.architecture
+    print(f"{chosen}\n{chosen.num_params:,} parameters, {chosen.macs:,} MACs, {found.title}, {device}", flush=True)
+    if plan.recipe.teacher is not None:
+        print(
+            f"distilling from {plan.recipe.teacher} (trained first if not stored; --teacher none turns it off)",
+            flush=True,
+        )
+
+
+def _print_run(run: FullRun, *, as_json: bool) -> None:
+    from nas.report import make_console, run_table
+
+    result = run.result
+    if as_json:
+        print(json.dumps({**dataclasses.asdict(result), "folder": str(run.folder)}, indent=1))
+        return
+    console = make_console(stdout=True)
+    console.print()
+    console.print(run_table(run))
+    if result.reference is not None:
+        _print_reference(run)
+    print(f"\nfiles   {run.folder}")
+
+
+def _print_reference(run: FullRun) -> None:
+    """Print the record's last-5 accuracy beside that of its reproduction."""
+    result, record = dataclasses.asdict(run.result), dict(run.result.reference or {})
+    print(f"\nTest accuracy in percent, last-5, beside {record['name']}")
+    for title, each in (("here", result), ("committed", record)):
+        sd = "" if each["last5_sd"] is None else f" ± {each['last5_sd']:.3f}"
+        print(
+            f"{title:<9}  {each['last5_mean']:.3f}{sd} (n = {len(each['seeds'])}), {plural(each['epochs'], 'epoch')}, "
+            f"{each['device']}, torch {each['torch']}"
+        )
+    if result["data_hash"] != record["data_hash"]:
+        print("The training images are not those of the record.")

@@ -1,0 +1,82 @@
+"""`nas tune`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from typing import Annotated
+
+import typer
+
+from nas.cli.options import (
+    AllowDuplicates,
+    AsJson,
+    Backend,
+    Background,
+    Crop,
+    DataDir,
+    DatasetName,
+    Device,
+    Grayscale,
+    ImageSize,
+    Quiet,
+    Seed,
+    SkipUnreadable,
+    Timeout,
+    Workers,
+    make_images,
+    make_machine,
+)
+
+
+def tune(
+    architecture: Annotated[str | None, typer.Option(help="The network (default: a study's winner).")] = None,
+    study: Annotated[str | None, typer.Option("--study", help="Study of the winner (default: the latest).")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Recipes in total, resumed ones included.")] = 24,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of a recipe that is not behind; the same for all.")] = 4,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of every training (default: 15).")] = None,
+    timeout: Timeout = None,
+    workers: Workers = None,
+    seed: Seed = 0,
+    name: Annotated[str | None, typer.Option(help="Name of the recipe study (default: data set and network).")] = None,
+    dataset: DatasetName = None,
+    data_dir: DataDir = None,
+    image_size: ImageSize = None,
+    crop: Crop = False,
+    grayscale: Grayscale = None,
+    background: Background = None,
+    skip_unreadable: SkipUnreadable = False,
+    allow_duplicates: AllowDuplicates = False,
+    device: Device = "auto",
+    backend: Backend = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find the best training recipe for one network: batch, rate, decay, EMA and augmentation, over several seeds.
+
+    Run the same command again to resume. Only training and validation images are used, and the default recipe stays
+    unless another is better beyond chance.
+    """
+    began = time.monotonic()
+    images = make_images(image_size, crop, grayscale, background, skip_unreadable, allow_duplicates)
+    machine = make_machine(data_dir, device, backend, workers, quiet, images=images)
+    from nas.library import search_recipe
+    from nas.report import duration, make_console, recipe_table
+
+    reason = search_recipe(
+        architecture, study=study, name=name, dataset=dataset, machine=machine, epochs=epochs,
+        trials=trials, num_seeds=seeds, seed=seed, timeout=timeout,
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(reason, indent=1))
+        return
+    out = make_console(stdout=True)
+    out.print(recipe_table(reason))
+    cut = "; the time limit cut it short: run it again to go on" if reason["cut"] else ""
+    path = shlex.quote(f"{reason['folder']}/recipe.json")
+    print(
+        f"{duration(time.monotonic() - began)}{cut}\n\nrecipe  {path}\n"
+        f"next    nas train-best --study {shlex.quote(reason['study'])} --seeds 3\n"
+        f"        nas train-best --architecture {shlex.quote(reason['schedule'])} --recipe {path}"
+    )

@@ -1,0 +1,273 @@
+"""A trained network in the forms that people take away: each written, read back and checked on images.
+
+All of them are written into a fresh folder, which takes its place only when every check has passed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.errors import StorageError, UsageError
+from nas.export.c import CReport, compiled_size, write_c
+from nas.export.c_check import check_c, find_compiler
+from nas.export.folder import WEIGHTS, architecture_folder, require_own
+from nas.export.int8 import Int8Comparison, Int8Report, compare_predictions, write_int8
+from nas.export.onnx import check_onnx, compute_logits, export_onnx
+from nas.export.program import PROGRAM_FILE, check_program, export_program
+from nas.export.script import SCRIPT_FILE, check_script, script_problem, write_script
+from nas.export.source import check_source, source
+from nas.export.weights import read_network, write_network
+from nas.files import write_atomic, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nas.data import Split
+    from nas.model import TrainedNetwork
+
+TARGETS = ("onnx", "torch", "int8", "c", "script")
+MANIFEST = "export.json"
+"""Contents of the folder, and how they were checked; a folder with it may be written over."""
+
+CALIBRATION_IMAGES = 1000
+INT8_LOSS = 0.1
+"""Points of accuracy that an int8 network may lose before the report warns."""
+
+_GRAPHS: Mapping[str, Mapping[str, Any]] = {
+    "model.onnx": {},
+    "model-batch1.onnx": {"batch": 1},
+    "model-raw.onnx": {"raw": True},
+    "model-probabilities.onnx": {"probabilities": True},
+}
+_CHUNK = 500  # images at a time through the integer network
+_CROSS_COMPILER = ("arm-none-eabi-gcc", "-Os", "-mthumb", "-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExportSource:
+    """A network that is exported: what it is, and the images that its exports are made and checked with."""
+
+    network: TrainedNetwork
+    dataset: str
+    recipe: Mapping[str, Any]
+    calibration: Tensor
+    """Training images (N, C, H, W), uint8."""
+    images: Split
+    """The images that every export is checked on."""
+    split: str
+    """Their split, for the record: validation or test."""
+    trained_on: bool = False
+    """True if the network was trained on these images: its accuracy on them then says nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedTarget:
+    """One target: its files, how far from the network it is, and facts for the reader."""
+
+    name: str
+    files: tuple[str, ...]
+    difference: float | None
+    """Largest difference of a logit (or of a probability) to the network on the images; None where there is none."""
+    notes: tuple[str, ...] = ()
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+def parse_targets(text: str) -> tuple[str, ...]:
+    """Return the targets of `onnx,int8`, in `TARGETS`' order; `all` is every one. Raises `UsageError`."""
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in (*TARGETS, "all")]:
+        raise UsageError(f"no export target '{unknown[0]}': choose among {', '.join(TARGETS)}, or all")
+    if not names:
+        raise UsageError(f"name what to export to: {', '.join(TARGETS)}, or all")
+    return TARGETS if "all" in names else tuple(name for name in TARGETS if name in names)
+
+
+def require_targets(targets: Sequence[str], dataset: str, recipe: Mapping[str, Any], folder: Path) -> None:
+    """Raise `UsageError` for a target that cannot be made of the network, `StorageError` for a folder of other files.
+
+    For use before any image is loaded; sizes that an exporter refuses are found when it runs, and leave no trace.
+    """
+    if unknown := [name for name in targets if name not in TARGETS]:
+        raise UsageError(f"no export target '{unknown[0]}': choose among {', '.join(TARGETS)}")
+    if "script" in targets and (problem := script_problem(dataset, recipe)):
+        raise UsageError(f"cannot export to script: {problem}")
+    require_own(folder, MANIFEST)
+
+
+def export_targets(
+    folder: Path, origin: ExportSource, targets: Sequence[str], *, on_target: Callable[[str], None] | None = None
+) -> list[ExportedTarget]:
+    """Write a network in each of `targets` into `folder`, whole or not at all, and return what was written.
+
+    architecture.txt and architecture.json and export.json (what was checked, on which images) are always there. Raises
+    `UsageError` and `StorageError` as `require_targets` does, and where an exporter cannot take the network or a file
+    does not pass its check; `folder` is then as it was. `on_target` is called with the name of each as it begins.
+    """
+    require_targets(targets, origin.dataset, origin.recipe, folder)
+    network, images = origin.network, origin.images.images
+    logits = compute_logits(network, images)
+    with _refused_in_one_line(), architecture_folder(folder, network.architecture, mark=MANIFEST) as new:
+        begin = on_target or (lambda name: None)
+        integer = None
+        if {"int8", "c"} & set(targets):
+            begin("quantisation")
+            integer = _int8(new, origin, logits)
+        makers = {
+            "onnx": lambda: _onnx(new, network, images, logits),
+            "torch": lambda: _torch(new, network, images, logits),
+            "int8": lambda: _int8_target(integer, origin),
+            "c": lambda: _c(new, origin, logits, integer),
+            "script": lambda: _script(new, origin, logits),
+        }
+        made = []
+        for name in TARGETS:
+            if name in targets:
+                begin(name)
+                made.append(makers[name]())
+        if integer is not None and "int8" not in targets:
+            for path in integer.report.files:
+                path.unlink()
+        write_json(new / MANIFEST, _manifest(origin, made))
+    return made
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Int8:
+    report: Int8Report
+    comparison: Int8Comparison
+    logits: Tensor
+    """Those of the images (N, num_classes), whole numbers."""
+
+
+@contextlib.contextmanager
+def _refused_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except (UsageError, StorageError) as error:
+        raise type(error)(" ".join(str(error).split())) from error
+
+
+def _onnx(folder: Path, network: TrainedNetwork, images: Tensor, logits: Tensor) -> ExportedTarget:
+    differences = []
+    for name, options in _GRAPHS.items():
+        export_onnx(folder / name, network, **options)
+        differences.append(check_onnx(folder / name, network, images, logits=logits))
+    notes = (
+        "model.onnx and model-batch1.onnx take images on 0..1, model-raw.onnx normalised ones",
+        "model-probabilities.onnx takes uint8 images and gives probabilities; class names are in the metadata",
+    )
+    return ExportedTarget(name="onnx", files=tuple(_GRAPHS), difference=max(differences), notes=notes)
+
+
+def _torch(folder: Path, network: TrainedNetwork, images: Tensor, logits: Tensor) -> ExportedTarget:
+    write_network(folder / WEIGHTS, network)
+    read = read_network(folder / WEIGHTS, network.architecture, network.normalization, network.classes)
+    write_atomic(folder / "model.py", source(network.architecture, network.normalization, network.classes))
+    check_source(folder / "model.py", read)
+    export_program(folder / PROGRAM_FILE, read)
+    difference = check_program(folder / PROGRAM_FILE, read, images, logits)
+    notes = (
+        f"torch.export.load('{PROGRAM_FILE}').module() takes images on 0..1",
+        "from model import load: load() takes uint8 images or images on 0..1",
+    )
+    return ExportedTarget(
+        name="torch", files=(PROGRAM_FILE, WEIGHTS, "model.py"), difference=difference, notes=notes
+    )  # fmt: skip
+
+
+def _int8(folder: Path, origin: ExportSource, logits: Tensor) -> _Int8:
+    import torch
+
+    report = write_int8(folder, origin.network, origin.calibration[:CALIBRATION_IMAGES])
+    found = torch.cat([report.network.run(chunk) for chunk in torch.split(origin.images.images, _CHUNK)])
+    comparison = compare_predictions(logits.argmax(1), found.argmax(1), origin.images.labels)
+    return _Int8(report=report, comparison=comparison, logits=found)
+
+
+def _int8_target(int8: _Int8 | None, origin: ExportSource) -> ExportedTarget:
+    assert int8 is not None
+    found, files = int8.comparison, tuple(path.name for path in int8.report.files)
+    seen = " that it was trained on" if origin.trained_on else f" of the {origin.split} split"
+    notes = [
+        f"accuracy {found.int8_accuracy:.2f} %, float {found.float_accuracy:.2f} %, "
+        f"agreement {found.agreement:.2f} % on {found.images:,} images{seen}",
+        f"takes uint8 images; calibrated on {int8.report.images:,} training images; onnxruntime gives every logit",
+    ]
+    if found.loss > INT8_LOSS:
+        notes.append(f"warning: it loses {found.loss:.2f} points of accuracy")
+    figures = {
+        "images": found.images, "float_accuracy": found.float_accuracy, "int8_accuracy": found.int8_accuracy,
+        "agreement": found.agreement, "calibration_images": int8.report.images,
+    }  # fmt: skip
+    return ExportedTarget(name="int8", files=files, difference=None, notes=tuple(notes), figures=figures)
+
+
+def _c(folder: Path, origin: ExportSource, logits: Tensor, int8: _Int8 | None) -> ExportedTarget:
+    assert int8 is not None
+    compiler, files, notes, figures, differences = find_compiler(), [], [], {}, []
+    kinds = (("c-int8", int8.report.network, int8.logits), ("c-float32", None, logits))
+    for name, integer, expected in kinds:
+        (folder / name).mkdir()
+        report = write_c(folder / name, origin.network, origin.images.images, integer)
+        files += [f"{name}/{path.name}" for path in report.files]
+        measured = {}
+        if compiler is not None:
+            differences.append(check_c(folder / name, origin.images.images, expected, compiler))
+            for command in ((compiler, "-Os"), _CROSS_COMPILER):
+                if (size := compiled_size(folder / name, command)) is not None:
+                    measured[size.command] = {"text": size.text, "data": size.data, "bss": size.bss}
+        notes.append(_size_note(name, report, measured))
+        figures[name] = {**dataclasses.asdict(report.size), "compiled": measured}
+    if compiler is None:
+        notes.append("not compiled: no C compiler here; run 'make test' in each folder where there is one")
+    else:
+        notes.append(
+            f"compiled by {compiler} and run on {len(logits):,} images: every int8 logit equal, float32 within "
+            f"{max(differences):.1e}"
+        )
+    return ExportedTarget(
+        name="c", files=tuple(files), difference=max(differences, default=None), notes=tuple(notes), figures=figures
+    )  # fmt: skip
+
+
+def _size_note(name: str, report: CReport, measured: Mapping[str, Mapping[str, int]]) -> str:
+    text = (
+        f"{name}: counted {report.size.flash:,} bytes of weights and tables, {report.size.ram:,} of memory "
+        f"(and {report.size.image:,} for the image)"
+    )
+    for command, size in measured.items():
+        machine = "Cortex-M4" if command.startswith("arm") else "this machine"
+        text += f"; compiled for {machine} {size['text'] + size['data']:,} of flash, {size['bss']:,} of memory"
+    return text
+
+
+def _script(folder: Path, origin: ExportSource, logits: Tensor) -> ExportedTarget:
+    write_script(folder / SCRIPT_FILE, origin.network, origin.dataset, origin.recipe)
+    check_script(folder / SCRIPT_FILE, origin.network, origin.images.images, logits)
+    notes = ("trains from scratch with AdamW and no teacher: its accuracy is not measured, and not that of the tool",)
+    return ExportedTarget(name="script", files=(SCRIPT_FILE,), difference=None, notes=notes)
+
+
+def _manifest(origin: ExportSource, made: Sequence[ExportedTarget]) -> dict[str, Any]:
+    network = origin.network
+    return {
+        "schedule": str(network.architecture),
+        "num_params": network.architecture.num_params,
+        "dataset": origin.dataset,
+        "mean": list(network.normalization.mean),
+        "std": list(network.normalization.std),
+        "classes": list(network.classes),
+        "checked_on": {"split": origin.split, "images": len(origin.images), "trained_on": origin.trained_on},
+        "targets": {
+            target.name: {
+                "files": list(target.files), "largest_difference": target.difference, "notes": list(target.notes),
+                **target.figures,
+            }
+            for target in made
+        },
+    }  # fmt: skip

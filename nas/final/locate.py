@@ -1,0 +1,81 @@
+"""The trained network that a user means: a study, a full run, a record, or an exported ONNX file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nas.errors import StorageError
+from nas.export import OnnxNetwork, load_network, load_onnx, read_result, read_winner
+from nas.files import recover_folder
+from nas.final.evaluate import OPENINGS
+from nas.final.plan import locate_run
+from nas.model import TrainedNetwork
+from nas.study import latest_study, studies_dir, study_folder
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FoundNetwork:
+    """A trained network in its folder, and what its folder states."""
+
+    folder: Path
+    network: TrainedNetwork
+    dataset: str
+    recipe: Mapping[str, Any]
+    whole: bool
+    """True if it was trained on the whole training set, the validation images among it."""
+
+    @property
+    def openings(self) -> Path:
+        """The record of openings of the test split: its study's, or its own where a record is one folder."""
+        own = self.folder.resolve() / OPENINGS
+        return own if own.is_file() else self.folder.resolve().parent / OPENINGS
+
+
+def locate_network(name: str | None) -> Path:
+    """Return the folder of the network meant by a folder, a study's name or a record's cap.
+
+    Without a name, the latest full run; where there is none, the winner of the latest study. A study's is its latest
+    full run, else its winner. Raise `StorageError` where there is none.
+    """
+    if name is not None and any((Path(name) / file).is_file() for file in ("result.json", "reason.json")):
+        return Path(name)
+    try:
+        return locate_run(name)
+    except StorageError as error:
+        base = Path(name) if name is not None and Path(name).is_dir() else study_folder(name or latest_study())
+        recover_folder(base / "best")
+        if (base / "best" / "reason.json").is_file():
+            return base / "best"
+        given = f"'{name}'" if name is not None else str(studies_dir())
+        raise StorageError(
+            f"no trained network in {given}: name a study, a full run's folder or a record, or run 'nas search' first"
+        ) from error
+
+
+def find_network(name: str | None) -> FoundNetwork:
+    """Return the network that `locate_network` finds, with its weights. Raise `StorageError` where it has none."""
+    folder = locate_network(name)
+    network = load_network(folder)
+    if (folder / "result.json").is_file():
+        result = read_result(folder)
+        return FoundNetwork(
+            folder=folder, network=network, dataset=result.dataset, recipe=result.recipe, whole=True
+        )  # fmt: skip
+    winner = read_winner(folder, weights=False)
+    return FoundNetwork(
+        folder=folder, network=network, dataset=winner.dataset, recipe=winner.recipe, whole=False
+    )  # fmt: skip
+
+
+def find_predictor(name: str | None) -> tuple[TrainedNetwork | OnnxNetwork, str | None]:
+    """Return the network to predict with, an ONNX file's or the one that `find_network` finds, and its data set's name.
+
+    The name is None for an ONNX file, which does not state it. Raise as `find_network` does.
+    """
+    if name is not None and name.lower().endswith(".onnx"):
+        return load_onnx(Path(name)), None
+    found = find_network(name)
+    return found.network, found.dataset

@@ -1,0 +1,174 @@
+"""The search from end to end: teachers, brief trials, finalists, winner."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from nas.data import TrainingData, fold_number
+from nas.errors import InfeasibleError
+from nas.export import Provenance
+from nas.searches.brief import BriefTrials, front, leaders
+from nas.searches.finalists import Finalists
+from nas.searches.reason import TeacherUse
+from nas.searches.samplers import Propose
+from nas.searches.settings import Settings
+from nas.searches.winner import Context, SearchResult, write_best
+from nas.space import SearchSpace
+from nas.study import (
+    Deadline,
+    Event,
+    Interrupts,
+    Loop,
+    Progress,
+    Stage,
+    StudyStore,
+    View,
+    WorkerLine,
+    studies_dir,
+    study_folder,
+)
+from nas.teachers import TeacherCache, teacher_groups
+from nas.train import teacher_architecture
+from nas.workers import EpochMessage, LogitsMessage, Message, Pool, StepMessage
+
+BRIEF_SHARE, FINAL_SHARE = 0.6, 0.95
+"""Shares of a time limit: brief trials end by the first, finalists by the second; the rest is for the export."""
+
+TEACHER_EPOCHS = 6
+"""Epochs of the teachers of a search, which see half of the images: none of the validation splits they are used on."""
+
+
+class Search:
+    """A search of one study on one pool; `run` resumes what the study holds.
+
+    `propose`, if given, draws the schedules in place of `settings.sampler`.
+    """
+
+    def __init__(
+        self, store: StudyStore, space: SearchSpace, settings: Settings, pool: Pool, view: View,
+        *, propose: Propose | None = None,
+    ) -> None:  # fmt: skip
+        self.store, self.space, self.settings, self.pool, self.view = store, space, settings, pool, view
+        self.propose = propose
+        lines = [WorkerLine() for _ in range(len(pool))]
+        self.progress = Progress(title=str(settings.budget), target=settings.target, lines=lines)
+
+    def run(self, training: TrainingData, provenance: Provenance, *, deadline: Deadline | None = None) -> SearchResult:
+        """Search to `settings.trials` finished trials, race the finalists, export the winner.
+
+        `training` is what the pool trains on. `deadline` counts from now unless given. Raise `InfeasibleError` when no
+        trial completed, `StorageError` when the database fails, `Interrupted` on a signal.
+        """
+        settings, store = self.settings, self.store
+        deadline = deadline or Deadline.after(settings.timeout)
+        with Interrupts() as interrupts:
+            with interrupts.allowed():
+                logits, teacher = self._teachers(training, deadline, interrupts)
+            loop = Loop(self.pool, self.progress, self.view, interrupts)
+            brief = BriefTrials(store, self.space, settings, logits, self.propose)
+            if settings.published:
+                brief.enqueue_published()
+            brief_done = loop.run(brief, deadline.share(BRIEF_SHARE))
+            if brief.ended_early:
+                self.view(self.progress, Event(note=brief.ended_early))
+            candidates = (front if settings.pareto else leaders)(store.refresh(), settings.finalists)
+            if not candidates:
+                raise InfeasibleError(
+                    f"no trial of the study '{store.name}' completed: give more --trials or a longer --timeout"
+                )
+            raced = loop.run(Finalists(store, candidates, settings, logits), deadline.share(FINAL_SHARE))
+            num_validation = 0 if training.validation is None else len(training.validation)
+            context = Context(settings=settings, provenance=provenance, num_validation=num_validation, teacher=teacher)
+            finalists, reason = write_best(store, candidates[0], context)
+        return SearchResult(
+            finalists=finalists, reason=reason, folder=study_folder(store.base) / "best", seconds=deadline.elapsed,
+            cut=not (brief_done and raced),
+        )  # fmt: skip
+
+    def _teachers(
+        self, training: TrainingData, deadline: Deadline, interrupts: Interrupts
+    ) -> tuple[dict[int, Path], TeacherUse | None]:
+        """Return the logits that the trainings are distilled from, by seed, and what a record says of their teachers.
+
+        A full run is distilled, and which networks gain most by that shows in brief trials already.
+        """
+        settings = self.settings
+        brief_work = float(settings.trials)
+        trainings = sum(map(settings.places, range(settings.finalist_seeds)))
+        final_work = trainings * settings.finalist_epochs / settings.recipe.epochs
+        self.progress.stages = [Stage(name="brief trials", work=brief_work), Stage(name="finalists", work=final_work)]
+        if settings.recipe.teacher is None:
+            return {}, None
+        folds, epochs = distilled_folds(settings, training)
+        watch = _TeacherProgress(self.progress, self.view, deadline, interrupts)
+        watch.plan(len(teacher_groups(epochs, training)), sum(epochs.values()), self._relative_cost(training))
+        cache = TeacherCache(studies_dir() / "teachers", training, self.pool, watch)
+        found = cache.logits(settings.recipe, epochs, epochs=TEACHER_EPOCHS)
+        distinct = {tuple(each.record.held_out_folds): each.record for each in found.values()}.values()
+        seconds = sum(each.seconds for each in distinct) + sum(each.seconds for each in found.values())
+        first = next(iter(distinct))
+        teacher = TeacherUse(
+            schedule=first.schedule, num_params=first.num_params, epochs=TEACHER_EPOCHS, trained=len(distinct),
+            splits=len(found), seconds=round(seconds, 1),
+        )  # fmt: skip
+        return {seed: found[fold].path for seed, fold in folds.items()}, teacher
+
+    def _relative_cost(self, training: TrainingData) -> float:
+        """Estimate an epoch of the teacher in brief trials: by the square root of its parameters."""
+        teacher = teacher_architecture(self.settings.recipe, training.dataset)
+        size = self.settings.budget.max_params or teacher.num_params
+        return max(1.0, math.sqrt(teacher.num_params / size)) / self.settings.recipe.epochs
+
+
+def distilled_folds(settings: Settings, training: TrainingData) -> tuple[dict[int, int], dict[int, int]]:
+    """Return the fold of each seed of a search, and for how many epochs each fold needs teacher logits."""
+    seeds = range(settings.seed + 1, settings.seed + 1 + settings.finalist_seeds)
+    folds = {settings.seed: 0, **{seed: fold_number(training, seed) for seed in seeds}}
+    epochs = {0: settings.recipe.epochs}
+    for seed in seeds:  # fold 0 as well, where the images are too few for another split
+        epochs[folds[seed]] = max(settings.finalist_epochs, epochs.get(folds[seed], 0))
+    return folds, epochs
+
+
+class _TeacherProgress:
+    """Shows how far the teachers are; raises when the time limit comes first."""
+
+    NAME = "teachers and their logits"
+
+    def __init__(self, progress: Progress, view: View, deadline: Deadline, interrupts: Interrupts) -> None:
+        self.progress, self.view, self.deadline, self.interrupts = progress, view, deadline, interrupts
+        self.cost = 1.0
+
+    def plan(self, teachers: int, logits_epochs: int, cost: float) -> None:
+        self.cost = cost
+        total = teachers * TEACHER_EPOCHS + logits_epochs
+        self.progress.stages.insert(0, Stage(name=self.NAME, work=total * cost))
+        self.progress.enter(self.NAME)
+        self.progress.total = total
+        self.progress.await_workers()
+        self.view(self.progress, None)
+
+    def __call__(self, message: Message) -> None:
+        self.interrupts.check()  # Python may swallow what a handler raises, in a destructor
+        self.progress.workers_answer()
+        line = self.progress.lines[message.worker]
+        match message:
+            case StepMessage(step=step, steps=steps):
+                line.step, line.steps = step, steps
+                line.text = f"teacher, validation split {message.job.fold}"
+            case EpochMessage():
+                self.progress.done += 1
+            case LogitsMessage():
+                self.progress.done += 1
+                line.text = f"teacher logits, validation split {message.job.fold}"
+            case _:
+                self.progress.lines[message.worker] = WorkerLine()
+        done = self.progress.done * self.cost
+        self.progress.advance(done, max(0.0, self.progress.total * self.cost - done))
+        self.view(self.progress, None)
+        if self.deadline.passed:
+            raise InfeasibleError(
+                "the time limit came while the teachers were trained; those finished are stored and are not trained "
+                "again: give a longer --timeout, or --teacher none"
+            )

@@ -1,0 +1,170 @@
+"""Moves between points: random points to start from, filling the budget, mutation, and shrinking to fit.
+
+Every draw comes from the generator given, in an order that is fixed: another order is another search.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect
+from dataclasses import dataclass
+
+import numpy as np
+from optuna.distributions import IntDistribution
+
+from nas.architecture import Architecture
+from nas.space.points import MIN_DEPTH, SLOTS, Params, Points, choices
+
+LEAST_SHARE = 0.85
+"""Proposals that use less of the budget are widened: of schedules that differ in width, the wider score higher."""
+
+PRIOR = {
+    "down": (0.8,),  # pool, stride
+    "first_kernel": (0.75,),  # 3, 5
+    "padded": (0.6,),  # no, yes
+    "bias": (15 / 16,),  # no, yes: before a batch norm a bias only costs parameters
+}
+"""Cumulative odds of the choices of a random point, but for the last; the others are as likely as each other."""
+
+SQUEEZE_ODDS, LEAN = 0.2, (0.6, 0.4)
+"""For each random point a share of separable blocks is drawn from the Beta distribution of `LEAN`, which favours none
+and all of them, all more than none, as good networks are nearly all of one kind. Of the other blocks one in five is a
+squeeze."""
+
+CHANGES = ("width", "width", "kind", "depth", "option")
+"""Changes of a mutation, each as likely as the others: widths are most of a schedule."""
+
+OPTIONS = (
+    "first_pool", "second_pool", "down", "first_kernel", "order", "residual", "head",
+    "padded_1", "padded_2", "padded_3",
+)  # fmt: skip
+"""Choices for more than one block. Without the bias: before a batch norm it only costs parameters."""
+
+SHRINK = 0.9
+
+PLAIN = {"bias": False, "first_kernel": 3, "head": "C G"} | {f"kind_{slot}": "squeeze" for slot in range(2, SLOTS + 1)}
+"""The choices with the fewest parameters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moves(Points):
+    """Points that can be drawn and changed. No move changes the point it is given."""
+
+    def random(self, rng: np.random.Generator, share: float | None = None) -> Params:
+        """Return a random point: widths that grow from stage to stage, scaled to most of the budget or a share of it.
+
+        Choices are drawn by `PRIOR`, kinds of blocks by the point's own lean (see `LEAN`), all else uniformly.
+        """
+        params: Params = {}
+        separable = float(rng.beta(*LEAN))
+        squeeze = (1 - separable) * SQUEEZE_ODDS
+        kinds = (1 - separable - squeeze, 1 - squeeze)
+        for (name, distribution), drawn in zip(
+            self.distributions.items(), rng.random(len(self.distributions)).tolist(), strict=True
+        ):
+            options = choices(distribution)
+            odds = kinds if name.startswith("kind") else PRIOR.get(name.rstrip("_0123456789"))
+            params[name] = options[int(drawn * len(options)) if odds is None else bisect(odds, drawn)]
+        pools = (params["first_pool"], params["first_pool"] + params["second_pool"])
+        growth, jitter = math.exp(rng.uniform(0, 0.7)), np.exp(rng.uniform(-0.4, 0.4, SLOTS)).tolist()
+        base = self.max_width / 5
+        for slot in range(1, SLOTS + 1):
+            relative = growth ** sum(slot > pool for pool in pools) * jitter[slot - 1]
+            params[f"width_{slot}"] = self._clip(base * relative)
+        params["dense_width"] = self._clip(base * growth)
+        return self.fill(params, share or rng.uniform(LEAST_SHARE, 1.02))
+
+    def fill(self, params: Params, share: float, *, used: float | None = None) -> Params:
+        """Return the same schedule with its widths scaled together until it uses about `share` of the budget.
+
+        `used` is its own share, where the caller knows it. An illegal shape stays as it is.
+        """
+        factor, filled = 1.0, params
+        for _ in range(2):  # counts grow about as the square of the widths: two steps come close
+            used = self.share(filled) if used is None else used
+            if used is None:
+                return params
+            factor *= math.sqrt(share / used)
+            filled = params | {name: self._clip(params[name] * factor) for name in params if "width" in name}
+            used = None
+        return filled
+
+    def widen(self, params: Params, rng: np.random.Generator) -> Params:
+        """Return the point without biases, filled to a random share if it uses less than `LEAST_SHARE`."""
+        params = params | {"bias": False}
+        used = self.share(params)
+        if used is None or used >= LEAST_SHARE:
+            return params
+        return self.fill(params, rng.uniform(LEAST_SHARE, 1.0), used=used)
+
+    def mutate(self, params: Params, rng: np.random.Generator, share: float | None = None) -> Params:
+        """Return a neighbour: one to three small changes to the schedule, filled again if they left the budget.
+
+        With a share of the budget, it is filled to that in any case. A change moves a width by up to half, inserts or
+        removes a block, or takes another choice or the next place of a pool.
+        """
+        mutant = dict(params)
+        for _ in range(min(3, int(rng.geometric(0.6)))):
+            change, slot = rng.choice(CHANGES), int(rng.integers(1, mutant["depth"] + 1))
+            if change == "width":
+                name = "dense_width" if "dense" in mutant["head"] and rng.random() < 0.1 else f"width_{slot}"
+                step = rng.choice((-1, 1)) * max(1.0, mutant[name] * rng.uniform(0, 0.5))
+                mutant[name] = self._clip(mutant[name] + step)
+            elif change == "depth":
+                mutant = self._lengthen(mutant, slot) if rng.random() < 0.5 else self._shorten(mutant, slot)
+            else:
+                name = f"kind_{max(2, slot)}" if change == "kind" else str(rng.choice(OPTIONS))
+                options = choices(self.distributions[name])
+                place = options.index(mutant[name])
+                near = isinstance(self.distributions[name], IntDistribution)
+                others = [i for i in range(len(options)) if i != place and (not near or abs(i - place) == 1)]
+                mutant[name] = options[int(rng.choice(others))]
+        mutant["bias"] = False
+        if share is not None:
+            return self.fill(mutant, share)
+        used = self.share(mutant)
+        if used is None or LEAST_SHARE <= used <= 1:
+            return mutant
+        return self.fill(mutant, rng.uniform(0.9, 1.0), used=used)
+
+    def _lengthen(self, params: Params, slot: int) -> Params:
+        """Insert a copy of the block after it, where there is room for one more."""
+        if params["depth"] == SLOTS:
+            return params
+        moved = {name: params[before] for before, name in _neighbours(slot) if before in params}
+        return params | moved | {"depth": params["depth"] + 1}
+
+    def _shorten(self, params: Params, slot: int) -> Params:
+        """Remove the block, where there are more than the fewest."""
+        if params["depth"] == MIN_DEPTH:
+            return params
+        moved = {name: params[after] for name, after in _neighbours(slot) if name in params}
+        return params | moved | {"depth": params["depth"] - 1}
+
+    def shrink(self, params: Params) -> tuple[Params, Architecture] | None:
+        """Narrow the schedule by tenths, then drop its last blocks, then take the plainest choices, until it fits.
+
+        Returns the point with its architecture; as it was if the caps admit it already, None if they admit none.
+        """
+        shrunk = dict(params)
+        while True:
+            architecture = self.decode(shrunk)
+            if self.budget.admits(architecture.num_params, architecture.macs):
+                return shrunk, architecture
+            wide = [name for name, value in shrunk.items() if "width" in name and value > self.min_width]
+            if wide:
+                shrunk |= {name: max(self.min_width, int(shrunk[name] * SHRINK)) for name in wide}
+            elif shrunk["depth"] > MIN_DEPTH:
+                shrunk["depth"] -= 1
+            elif shrunk | PLAIN != shrunk:
+                shrunk |= PLAIN
+            else:
+                return None
+
+    def _clip(self, width: float) -> int:
+        return min(max(round(width), self.min_width), self.max_width)
+
+
+def _neighbours(slot: int) -> list[tuple[str, str]]:
+    """Return the names of width and kind of each slot from this one on, paired with those of the next slot."""
+    return [(f"{name}_{n}", f"{name}_{n + 1}") for name in ("width", "kind") for n in range(slot, SLOTS)]

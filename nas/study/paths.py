@@ -1,0 +1,54 @@
+"""Names and folders of studies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nas.errors import StorageError, UsageError
+
+DATABASE = "study.db"
+MAX_NAME_BYTES = 200
+"""A folder's name has at most 255 bytes, and temporary folders beside it add to it."""
+
+
+def studies_dir() -> Path:
+    """Return `NAS_STUDIES`, or `studies` in the working directory."""
+    return Path(os.environ.get("NAS_STUDIES") or "studies")
+
+
+def study_folder(name: str) -> Path:
+    """Return the folder of a study. Raise `UsageError` for a name that is no plain folder name."""
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:
+        raise UsageError(f"a study's name is UTF-8 text, not {name!r}: give another --study") from None
+    if not name or name != Path(name).name or name.startswith(".") or "\0" in name:
+        raise UsageError(f"a study's name is a plain folder name, not '{name}'")
+    if length > MAX_NAME_BYTES:
+        raise UsageError(f"a study's name has at most {MAX_NAME_BYTES} bytes, not {length}: give a shorter --study")
+    return studies_dir() / name
+
+
+def study_names() -> list[str]:
+    """List the studies with a database under the studies folder, the latest last; hidden folders are none."""
+    found = []
+    for path in studies_dir().glob(f"*/{DATABASE}"):
+        if path.is_file() and not path.parent.name.startswith("."):
+            found.append((path.stat().st_mtime, path.parent.name))
+    return [name for _, name in sorted(found)]
+
+
+def latest_study() -> str:
+    """Return the name of the study last written to. Raise `StorageError` where there is none."""
+    if not (found := study_names()):
+        raise StorageError(f"no study in {_shown(studies_dir())}: run nas search --max-params 8000 first")
+    return found[-1]
+
+
+def _shown(path: Path) -> Path:
+    """Return the absolute path, or the path as it is where the working directory is gone."""
+    try:
+        return path.resolve()
+    except OSError:
+        return path

@@ -1,0 +1,129 @@
+"""The state of a search, for whoever shows it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+STARTING_WORKERS = "starting workers; the first run compiles the kernels (once)"
+
+
+@dataclass(kw_only=True)
+class WorkerLine:
+    """The training that one worker is at."""
+
+    text: str = "idle"
+    num_params: int = 0
+    step: int = 0
+    steps: int = 1
+    accuracy: float | None = None  # percent, of the last epoch
+    history: list[float] = field(default_factory=list)  # percent, of every epoch of this training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One line worth keeping: a training that ended, or a remark alone."""
+
+    label: str = ""  # "trial 12", "finalist 3"
+    state: str = ""  # "", "pruned", "failed"
+    accuracy: float | None = None
+    loss: float | None = None
+    num_params: int = 0
+    text: str = ""  # the schedule or the recipe
+    note: str = ""
+    leads: bool = False  # the best so far
+
+    def __str__(self) -> str:
+        if not self.label:
+            return self.note
+        accuracy = "" if self.accuracy is None else f"{self.accuracy:7.3f} %"
+        loss = "" if self.loss is None else f"loss {self.loss:.4f}"
+        size = f"{self.num_params:,}" if self.num_params else ""
+        note = f"  ({self.note})" if self.note else ""
+        mark = "*" if self.leads else " "
+        return (
+            f"{self.label:<12} {mark} {self.state:<6} {accuracy:>9}  {loss:<11}  {size:>7}  {self.text}{note}".rstrip()
+        )
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """A part of a run and its work, in epochs of one brief trial."""
+
+    name: str
+    work: float
+    done: float = 0.0
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """The state of a run. `best` is what leads: accuracy in percent, loss, schedule, parameters."""
+
+    title: str  # the budget, in words
+    target: float | None
+    lines: list[WorkerLine]
+    stages: list[Stage] = field(default_factory=list)
+    phase: str = "starting"
+    note: str = ""  # what is being waited for, such as a first compilation
+    counts: dict[str, int] = field(default_factory=dict)
+    best: tuple[float, float | None, str, int] | None = None
+    done: int = 0
+    total: int = 0
+    clock: Callable[[], float] = time.monotonic
+    began: float = field(init=False)  # on the clock
+    seconds_left: float | None = None  # of the whole run, not of the phase alone
+    _spent: float = 0.0  # seconds in which `_worked` was done, by this process
+    _worked: float = 0.0
+    _entered: float = 0.0
+    _awaiting: float | None = None  # since when workers start
+    _answered: bool = False
+    _brought: float | None = None  # what was done of the stage when this process entered it
+
+    def __post_init__(self) -> None:
+        self.began = self.clock()
+
+    def enter(self, name: str) -> None:
+        """Begin a phase; the stage of that name, if there is one, is what `advance` speaks of."""
+        self._close()
+        self.phase, self.done, self.total = name, 0, 0
+        self._entered, self._brought = self.clock(), None
+
+    def await_workers(self) -> None:
+        """Note that workers start, unless they have answered before."""
+        if self._awaiting is None and not self._answered:
+            self._awaiting, self.note = self.clock(), STARTING_WORKERS
+
+    def workers_answer(self) -> None:
+        """Note that workers are there; the time until then, in which no work is done, is left out of estimates."""
+        self.note, self._answered = "", True
+        if self._awaiting is not None:
+            self._entered += self.clock() - max(self._awaiting, self._entered)
+            self._awaiting = None
+
+    def advance(self, done: float, left: float) -> None:
+        """State the work done and left of the current stage, and estimate the whole from the pace so far."""
+        stage = self._stage()
+        if stage is None:
+            return
+        stage.done, stage.work = done, done + left
+        if self._brought is None:
+            self._brought = done
+        seconds = self._spent + self.clock() - self._entered
+        worked = self._worked + done - self._brought
+        rest = sum(max(0.0, each.work - each.done) for each in self.stages)
+        self.seconds_left = seconds / worked * rest if worked > 0.5 else None
+
+    def _stage(self) -> Stage | None:
+        return next((stage for stage in self.stages if stage.name == self.phase), None)
+
+    def _close(self) -> None:
+        stage = self._stage()
+        if stage is not None and self._brought is not None:
+            self._spent += self.clock() - self._entered
+            self._worked += stage.done - self._brought
+            stage.work = stage.done
+
+
+View = Callable[[Progress, Event | None], None]
+"""Called after every change; the event, where there is one, is a line worth keeping."""

@@ -1,0 +1,312 @@
+"""`StudyStore`: one Optuna study, with everything that is read from it and written to it.
+
+It uses Optuna's storage interface (`BaseStorage`) for writing, so that a claim is one write: number, parameters and
+attributes are there together or not at all. What it makes stays an ordinary Optuna study.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.storages import BaseStorage, get_storage
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from nas.errors import StorageError, UsageError
+from nas.study.ownership import Staleness, owner_attrs, owner_name
+from nas.study.paths import DATABASE, studies_dir, study_folder, study_names
+from nas.study.storage import open_storage, redact, storage_errors
+from nas.study.table import TrialTable
+
+SETTINGS = "settings"
+"""The study's attribute with what a resumed study must share; its presence marks a study of this tool."""
+
+FORMAT = 2
+"""The version of the attributes that a study holds; studies of another one are refused."""
+
+WITHOUT_TRIAL = "discards_without_trial"
+"""The study's attribute with the discards, by reason, after which no trial could be made."""
+
+CARRIED = ("schedule", "num_params", "macs", "published", "seed", "recipe", "default", "scores", "seconds")
+"""Attributes that a trial hands on to the one that takes its place."""
+
+Params = Mapping[str, Any]
+Distributions = Mapping[str, BaseDistribution]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimedTrial:
+    """A running trial of this process."""
+
+    trial_id: int
+    number: int
+    params: dict[str, Any]
+    attrs: dict[str, Any]
+    values: dict[int, float] = field(default_factory=dict)  # epoch -> accuracy, as reported
+
+
+class StudyStore:
+    """An open study. Make one with `create` or `open`; `refresh` before reading `table`."""
+
+    def __init__(self, name: str, storage: BaseStorage, url: str | None, *, base: str | None = None) -> None:
+        self.name, self.storage, self.url = name, get_storage(storage), url  # with Optuna's cache of finished trials
+        self.base = base or name  # the study whose folder holds it: the finalists' is in that of their search
+        self.table = TrialTable()
+        self.staleness = Staleness()
+        self._id = self.storage.get_study_id_from_name(name)
+        self._without_trial: Mapping[str, int] = {}
+
+    # Opening
+
+    @classmethod
+    def create(cls, name: str, url: str | None, identity: Mapping[str, Any], record: Mapping[str, Any]) -> StudyStore:
+        """Make or resume the study of this name.
+
+        `identity` must equal what the study was made with; `record` is stored besides. Raise `UsageError` naming the
+        first key that differs or a study of another origin, `StorageError` for a database that cannot be used.
+        """
+        try:  # with a storage elsewhere too: weights and the winner go here
+            study_folder(name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"cannot make {study_folder(name)} ({error.strerror}): free it, or set NAS_STUDIES"
+            ) from error
+        wanted = {"format": FORMAT, **identity}
+        storage = open_storage(url, name, create=True)
+        with storage_errors(url, name):
+            with contextlib.suppress(optuna.exceptions.DuplicatedStudyError):  # it is there: resumed below
+                storage.create_new_study([StudyDirection.MAXIMIZE], name)
+            store = cls(name, storage, url)
+            # In this order: where another process makes it at once, its settings are there before its first trial.
+            directions = storage.get_study_directions(store._id)
+            empty = directions == [StudyDirection.MAXIMIZE] and not storage.get_all_trials(store._id, deepcopy=False)
+            known = store.attrs.get(SETTINGS)
+            if not isinstance(known, Mapping) and (known is not None or not empty):
+                raise UsageError(
+                    f"the study '{name}' was not made by nas, and is left untouched: give another --study or --storage"
+                )
+            if known is None:
+                for key, value in record.items():
+                    store.set_attr(key, value)
+                store.set_attr(SETTINGS, wanted)  # last: with it, the record is whole
+                return store
+        _require_same(name, known, json.loads(json.dumps(wanted)))  # as it comes back from the database
+        return store
+
+    @classmethod
+    def open(cls, name: str, url: str | None = None) -> StudyStore:
+        """Open a study that is there. Raise `StorageError` where it is not, or cannot be read."""
+        if url is None and not (study_folder(name) / DATABASE).is_file():
+            known = ", ".join(study_names()) or "there is none"
+            raise StorageError(f"no study '{name}' in {studies_dir()} ({known}): run nas search, or name another")
+        storage = open_storage(url, name, create=False)
+        with storage_errors(url, name):
+            names = [study.study_name for study in storage.get_all_studies()]
+            ours = [each for each in names if not each.endswith("/finalists")]
+            if name not in names and len(ours) == 1:  # a copied or renamed folder, a database of one study
+                return cls(ours[0], storage, url, base=name if url is None else None)
+            if name not in names:
+                where = redact(url) if url else study_folder(name) / DATABASE
+                raise StorageError(
+                    f"no study '{name}' in {where} ({', '.join(ours) or 'there is none'}): name another with --study"
+                )
+            return cls(name, storage, url)
+
+    def finalists(self) -> StudyStore:
+        """Open the study of the finalists in the same database; it is made where it is not there."""
+        name = f"{self.name}/finalists"
+        with self.errors():
+            with contextlib.suppress(optuna.exceptions.DuplicatedStudyError):
+                self.storage.create_new_study([StudyDirection.MAXIMIZE], name)
+            return StudyStore(name, self.storage, self.url, base=self.base)
+
+    @property
+    def study(self) -> Study:
+        """The Optuna study, opened anew: an open one would show a sampler the trials of its first draw for ever."""
+        with self.errors():
+            return optuna.load_study(study_name=self.name, storage=self.storage)
+
+    @property
+    def is_ours(self) -> bool:
+        """Tell whether this tool made the study, in the present format."""
+        known = self.attrs.get(SETTINGS)
+        return isinstance(known, Mapping) and known.get("format") == FORMAT
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """The study's user attributes."""
+        with self.errors():
+            return self.storage.get_study_user_attrs(self._id)
+
+    def set_attr(self, key: str, value: Any) -> None:
+        with self.errors():
+            self.storage.set_study_user_attr(self._id, key, value)
+
+    # Reading
+
+    def refresh(self) -> TrialTable:
+        """Bring `table` up to date; only what is new or unfinished is read from the database."""
+        with self.errors():
+            trials = self.storage.get_all_trials(self._id, deepcopy=False)
+            self._without_trial = self.attrs.get(WITHOUT_TRIAL, {})
+        self.table.open = {trial.number: trial for trial in trials if not trial.state.is_finished()}
+        for trial in trials:
+            if trial.state.is_finished():
+                self.table.add(trial)
+        return self.table
+
+    def counts(self) -> dict[str, int]:
+        """Account for every schedule, of the trials last read."""
+        return self.table.counts(self._without_trial)
+
+    def add_discards(self, discards: Mapping[str, int]) -> None:
+        """Account for schedules that were drawn in vain: no trial holds them."""
+        before = self.attrs.get(WITHOUT_TRIAL, {})
+        total = {reason: before.get(reason, 0) + discards.get(reason, 0) for reason in {*before, *discards}}
+        self.set_attr(WITHOUT_TRIAL, total)
+        self._without_trial = total
+
+    # Claiming
+
+    def claim(self, params: Params, distributions: Distributions, attrs: Mapping[str, Any]) -> ClaimedTrial:
+        """Begin a trial of this process, in one write."""
+        attrs = {**attrs, **owner_attrs()}
+        template = create_trial(
+            state=TrialState.RUNNING, params=dict(params), distributions=dict(distributions), user_attrs=attrs
+        )
+        template.datetime_start = datetime.now()
+        with self.errors():
+            trial_id = self.storage.create_new_trial(self._id, template_trial=template)
+            number = self.storage.get_trial_number_from_id(trial_id)
+        template.number = number
+        self.table.open[number] = template
+        return ClaimedTrial(trial_id=trial_id, number=number, params=dict(params), attrs=attrs)
+
+    def claim_waiting(self) -> ClaimedTrial | None:
+        """Begin the first enqueued trial; None where there is none, or other processes were quicker."""
+        with self.errors():
+            for trial in self.table.waiting():
+                if not trial.params:  # enqueued by hand, with Optuna: no point of the space
+                    continue
+                trial_id = self._id_of(trial.number)
+                if not self.storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                    continue
+                for key, value in owner_attrs().items():
+                    self.storage.set_trial_user_attr(trial_id, key, value)
+                fresh = self.storage.get_trial(trial_id)
+                self.table.open[trial.number] = fresh
+                return ClaimedTrial(trial_id=trial_id, number=trial.number, params=fresh.params, attrs=fresh.user_attrs)
+        return None
+
+    def enqueue(self, params: Params, distributions: Distributions, attrs: Mapping[str, Any]) -> None:
+        """Leave a trial for whoever is idle next, with its parameters, in one write."""
+        template = create_trial(
+            state=TrialState.WAITING, params=dict(params), distributions=dict(distributions), user_attrs=dict(attrs)
+        )
+        with self.errors():
+            self.storage.create_new_trial(self._id, template_trial=template)
+
+    def yields(self, claimed: ClaimedTrial, total: int, same: Callable[[FrozenTrial], bool]) -> bool:
+        """Give a trial up whose point, by `same`, or whose place in the total another process claimed first.
+
+        A claim is one write, so that of two processes the one with the later number always sees the other.
+        """
+        table, begun = self.refresh(), 0
+        for other in (*table.finished.values(), *table.open.values()):
+            if other.number >= claimed.number or other.user_attrs.get("interrupted"):
+                continue
+            if same(other):
+                reason = f"another process claimed its point as trial {other.number}"
+                self.fail_interrupted(claimed, reason, again=False)
+                return True
+            begun += other.state != TrialState.WAITING
+        if begun >= total:
+            self.fail_interrupted(claimed, "the total was reached by another process", again=True)
+        return begun >= total
+
+    # Telling
+
+    def report(self, claimed: ClaimedTrial, epoch: int, accuracy: float) -> None:
+        """Store an epoch's accuracy in percent."""
+        claimed.values[epoch] = accuracy
+        with self.errors():
+            self.storage.set_trial_intermediate_value(claimed.trial_id, epoch, accuracy)
+
+    def annotate(self, claimed: ClaimedTrial, **attrs: Any) -> None:
+        with self.errors():
+            for key, value in attrs.items():
+                self.storage.set_trial_user_attr(claimed.trial_id, key, value)
+        claimed.attrs.update(attrs)
+
+    def finish(self, claimed: ClaimedTrial, state: TrialState, value: float | None = None, **attrs: Any) -> FrozenTrial:
+        """End a trial of this process: attributes first, so that a finished trial has them, whatever is killed when."""
+        self.annotate(claimed, **attrs)
+        with self.errors():
+            self.storage.set_trial_state_values(claimed.trial_id, state, None if value is None else [value])
+            trial = self.storage.get_trial(claimed.trial_id)
+        self.table.add(trial)
+        return trial
+
+    def heartbeat(self, claimed: ClaimedTrial) -> None:
+        """Show that this process still runs its trial."""
+        self.annotate(claimed, heartbeat=claimed.attrs["heartbeat"] + 1)
+
+    # Giving up
+
+    def stale(self, ours: Mapping[int, ClaimedTrial]) -> list[FrozenTrial]:
+        """List running trials whose owner is gone."""
+        return [trial for trial, left in self.foreign(ours) if left <= 0]
+
+    def foreign(self, ours: Mapping[int, ClaimedTrial]) -> list[tuple[FrozenTrial, float]]:
+        """List running trials of other processes, with the seconds after which each is given up."""
+        others = (trial for trial in self.table.running() if trial.number not in ours)
+        return [(trial, self.staleness.seconds_left(trial.number, trial.user_attrs)) for trial in others]
+
+    def fail_interrupted(self, trial: FrozenTrial | ClaimedTrial, reason: str, *, again: bool) -> None:
+        """Fail a trial that did not end by itself, and enqueue its point once more where `again` says so.
+
+        In this order: killed in between, it is given up again, and of a schedule enqueued twice the second yields.
+        """
+        with self.errors(), contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another was quicker
+            trial_id = self._id_of(trial.number)
+            self.storage.set_trial_user_attr(trial_id, "reason", reason)
+            self.storage.set_trial_user_attr(trial_id, "interrupted", True)
+            stored = self.storage.get_trial(trial_id)
+            if again and stored.params:
+                attrs = {key: stored.user_attrs[key] for key in CARRIED if key in stored.user_attrs}
+                self.enqueue(stored.params, stored.distributions, {**attrs, "again_after": stored.number})
+            self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
+            self.table.add(self.storage.get_trial(trial_id))
+
+    def owner_of(self, trial: FrozenTrial) -> str:
+        """Name the process that runs a trial, for people."""
+        return owner_name(trial.user_attrs)
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        with storage_errors(self.url, self.base):
+            yield
+
+    def _id_of(self, number: int) -> int:
+        return self.storage.get_trial_id_from_study_id_trial_number(self._id, number)
+
+
+def _require_same(name: str, known: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    if known.get("format") != ours["format"]:
+        raise UsageError(
+            f"the study '{name}' is of another version of nas (format {known.get('format', 1)}, not {ours['format']}): "
+            "give another --study"
+        )
+    for key in sorted(known.keys() | ours.keys()):
+        if known.get(key) != ours.get(key):
+            raise UsageError(
+                f"the study '{name}' was made with {key} = {known.get(key)}, not {ours.get(key)}: "
+                "give the same, or another --study"
+            )

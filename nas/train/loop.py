@@ -1,0 +1,198 @@
+"""One training loop, for a brief candidate and for a full run alike; it knows nothing of the search."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas.architecture import Architecture
+from nas.data import Split, TrainingData
+from nas.errors import NasError, UsageError
+from nas.model import build
+from nas.train.backends import Backend, BackendNetwork, backend_network, cpu_math_mode, memory_errors
+from nas.train.distill import shared_maps, soft_targets
+from nas.train.evaluate import batch_bounds, recalibrate_bn, score
+from nas.train.graph import Graph
+from nas.train.optim import ema_decay, flatten, learning_rate, make_optimizer, peak_lr
+from nas.train.recipe import Recipe, random_maps
+
+
+class Diverged(NasError):
+    """The loss became NaN or infinite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """Scores of one epoch: `loss` and `correct`, of `count` evaluation images, are those of the averaged weights."""
+
+    number: int
+    train_loss: float  # mean over the augmented batches, by the weights as they moved
+    train_accuracy: float  # percent, likewise
+    loss: float
+    correct: int
+    count: int
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """Percent of the evaluation images."""
+        return 100 * self.correct / self.count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished training: its epochs, the averaged weights, and the backend it ran on."""
+
+    epochs: tuple[Epoch, ...]
+    state_dict: dict[str, Tensor]
+    backend: str
+    seconds: float
+    stopped: bool = False
+
+    def last(self, epochs: int) -> float:
+        """Mean accuracy in percent over the last `epochs` epochs."""
+        tail = self.epochs[-epochs:]
+        return sum(epoch.accuracy for epoch in tail) / len(tail)
+
+
+@memory_errors()
+@cpu_math_mode()
+def train(
+    architecture: Architecture,
+    training: TrainingData,
+    evaluation: Split,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    teacher_logits: Tensor | None = None,
+    device: str = "cpu",
+    backend: Backend = "auto",
+    on_epoch: Callable[[Epoch], bool | None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Run:
+    """Train `architecture` on `training.train` and score it on `evaluation` after every epoch.
+
+    `teacher_logits` (epochs, N, num_classes), from `compute_teacher_logits` for each epoch, come with a recipe that
+    names a teacher; all students then share the random maps of each epoch, whatever their seed. `on_epoch` may return
+    True to stop there; `on_step` gets the number of each step and their total. Same seed, device and versions, and on
+    plain torch the same thread count: the same bits on a CPU. Raises `Diverged` when the loss is no longer finite,
+    `OutOfMemory` when the network does not fit, and `UsageError` for a teacher without logits, or logits without one.
+    """
+    began = time.perf_counter()
+    split, peak = training.train, peak_lr(recipe, architecture.num_params)
+    model = build(architecture, seed=seed).to(device).train()
+    averaged = copy.deepcopy(model).eval().requires_grad_(False)
+    moving, gradient, num_params = flatten(model)
+    average, *_ = flatten(averaged)
+    optimizer = make_optimizer(model, moving[:num_params], gradient[:num_params], recipe)
+    backend_name, network = backend_network(architecture, model, training.normalization, device, backend)
+    _, eval_network = backend_network(architecture, averaged, training.normalization, device, backend)
+    step = TrainingStep(network, training, recipe, teacher_logits, device)
+    generator = torch.Generator(device).manual_seed(seed)
+    batches = batch_bounds(len(split), recipe.batch_size)
+    steps, number = len(batches) * recipe.epochs, 0
+    if backend_name == "kernels":
+        torch.set_num_threads(1)  # SOAP's matrices are too small for more, which would only wait for each other
+    epochs: list[Epoch] = []
+    stopped = False
+    while len(epochs) < recipe.epochs and not stopped:
+        epoch_began = time.perf_counter()
+        order = torch.randperm(len(split), generator=generator, device=device)
+        step.start_epoch(len(epochs), generator)
+        total, correct, seen = 0.0, 0.0, 0
+        for start, end in batches:
+            number += 1
+            optimizer.param_groups[0]["lr"] = learning_rate(recipe, number / steps, peak=peak)
+            loss, hits = step(order[start:end])
+            optimizer.step()
+            average.lerp_(moving, 1 - ema_decay(recipe, number, steps))
+            total, correct, seen = total + loss * (end - start), correct + hits, seen + end - start
+            if number % 100 == 0 and not math.isfinite(total):  # not at every step: a GPU would be waited for
+                break
+            if on_step is not None:
+                on_step(number, steps)
+        if not math.isfinite(total):
+            raise Diverged(
+                f"the loss is {float(total)} in epoch {len(epochs) + 1}: "
+                f"lower peak_lr ({recipe.peak_lr}) or drop this network"
+            )
+        recalibrate_bn(eval_network, split, recipe.bn_recalibration_images)
+        loss, hits = score(eval_network, evaluation)
+        epochs.append(
+            Epoch(
+                number=len(epochs) + 1, train_loss=float(total) / seen, train_accuracy=100 * float(correct) / seen,
+                loss=loss, correct=hits, count=len(evaluation), seconds=time.perf_counter() - epoch_began,
+            )
+        )  # fmt: skip
+        stopped = bool(on_epoch is not None and on_epoch(epochs[-1])) and len(epochs) < recipe.epochs
+    return Run(
+        epochs=tuple(epochs),
+        state_dict={name: value.detach().cpu().clone() for name, value in averaged.state_dict().items()},
+        backend=backend_name,
+        seconds=time.perf_counter() - began,
+        stopped=stopped,
+    )
+
+
+class TrainingStep:
+    """A batch's loss and correct predictions, with the gradient left where the optimizer looks.
+
+    Batches of each size are one graph on a CUDA device. What such a graph reads must stay where it was captured: the
+    batch's indices, and the epoch's maps and teacher logits, lie in tensors made once.
+    """
+
+    def __init__(
+        self,
+        network: BackendNetwork,
+        training: TrainingData,
+        recipe: Recipe,
+        teacher_logits: Tensor | None,
+        device: str,
+    ) -> None:
+        split, num_classes = training.train, training.dataset.num_classes
+        if (recipe.teacher is None) != (teacher_logits is None):
+            raise UsageError("a recipe with a teacher and that teacher's logits come together: one is missing")
+        if teacher_logits is not None and (
+            len(teacher_logits) < recipe.epochs or teacher_logits.shape[1:] != (len(split), num_classes)
+        ):
+            wanted = f"({recipe.epochs}, {len(split)}, {num_classes})"
+            raise UsageError(f"the teacher's logits are {wanted} here, not {tuple(teacher_logits.shape)}")
+        self.network, self.training, self.recipe, self.teacher_logits = network, training, recipe, teacher_logits
+        self._device = device
+        self._index = torch.empty(recipe.batch_size, dtype=torch.long, device=device)
+        self._maps = torch.empty(len(split), 2, 3, device=device) if recipe.augments else None
+        self._logits = None if teacher_logits is None else torch.empty_like(teacher_logits[0], device=device)
+        self._graphs: dict[int, Graph] = {}
+
+    def start_epoch(self, epoch: int, generator: torch.Generator) -> None:
+        """Draw the maps of an epoch, counted from 0, and bring its teacher logits to the device."""
+        if self._maps is not None:
+            shared = self.teacher_logits is not None
+            self._maps.copy_(
+                shared_maps(self.recipe, self.training, epoch) if shared
+                else random_maps(self.recipe, self.training, generator)
+            )  # fmt: skip
+        if self._logits is not None and self.teacher_logits is not None:
+            self._logits.copy_(self.teacher_logits[epoch])
+
+    def __call__(self, batch: Tensor) -> tuple[Any, Any]:
+        """Return the mean loss and the number of correct predictions of the images at `batch` (N,)."""
+        count = len(batch)
+        self._index[:count].copy_(batch)
+        if count not in self._graphs:
+            self._graphs[count] = Graph(self._device)
+        return self._graphs[count](partial(self._run, count))  # type: ignore[no-any-return]
+
+    def _run(self, count: int) -> tuple[Any, Any]:
+        index, split = self._index[:count], self.training.train
+        images = self.network.batch(split, index, None if self._maps is None else self._maps[index])
+        targets = None if self._logits is None else soft_targets(self._logits[index], self.recipe)
+        return self.network.step(images, split.labels[index], self.recipe, targets)

@@ -1,0 +1,134 @@
+"""The training recipe: every number that decides how a network is trained, with its bounds, and the maps it draws."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from nas.budget import MAX_EPOCHS
+from nas.data import TrainingData, random_affine
+from nas.errors import UsageError
+
+TEACHER = "12v 20v M 40v 40v M 64 64 G C"
+"""The default teacher: 84,892 parameters on MNIST, for students of a tenth of that."""
+
+AFFINE = ("degrees", "translate", "scale", "shear")
+"""The recipe's fields that move the images."""
+
+Number = TypeVar("Number", int, float)
+
+
+def _bounded(default: Number, low: float, high: float) -> Number:
+    """Return a field with this default, whose values lie between `low` and `high`, whole if the default is."""
+    return field(default=default, metadata={"bounds": (low, high)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a network is trained: SOAP on a one-cycle schedule, random affine maps, and an average of the weights.
+
+    The bounds beside each default are inclusive. Raises `UsageError` for a value outside of them.
+    """
+
+    epochs: int = _bounded(15, 1, MAX_EPOCHS)
+    """Passes over the training images."""
+
+    batch_size: int = _bounded(64, 2, 65_536)
+    """Images per step. It and `peak_lr` belong together."""
+
+    peak_lr: float = _bounded(0.02, 1e-8, 10)
+    """The highest learning rate, for a network of 8,000 parameters or more."""
+
+    lr_exponent: float = _bounded(0.5, 0, 1)
+    """Smaller networks take `peak_lr` times (8,000 / parameters) to this power: narrow layers learn too slowly
+    otherwise. 0: all take the same."""
+
+    warmup_fraction: float = _bounded(0.2, 0, 0.9)
+    """Share of all steps in which the learning rate rises to its peak; it falls in the rest."""
+
+    weight_decay: float = _bounded(1e-4, 0, 1)
+    """Decay per step, times the learning rate, of the convolution weights. Biases and norm affines have none, as they
+    have no scale to hold down."""
+
+    label_smoothing: float = _bounded(0.0, 0, 0.9)
+    """Share of each label's target probability that is spread over all classes."""
+
+    ema_horizon: float = _bounded(0.07, 0, 1)
+    """Horizon of the exponential moving average of the weights, as a share of all steps, so that it scales with short
+    runs: 0.07 is a decay of 0.999 over 15 epochs of 60,000 images in batches of 64. 0: no average."""
+
+    bn_recalibration_images: int = _bounded(5120, 2, 10**9)
+    """Training images, without augmentation, that the norms' statistics are taken of before each evaluation: those
+    from training are of augmented images, and the images to evaluate are not augmented."""
+
+    degrees: float = _bounded(8.0, 0, 180)
+    """Largest rotation of an image, either way."""
+
+    translate: float = _bounded(1.4, 0, 1000)
+    """Largest shift of an image along each axis, in pixels."""
+
+    scale: float = _bounded(0.07, 0, 0.9)
+    """Largest change of an image's size, as a fraction."""
+
+    shear: float = _bounded(0.07, 0, 0.9)
+    """Largest shear of an image along each axis, as a fraction."""
+
+    teacher: str | None = None
+    """Schedule of a larger network to distill from, which is trained beforehand on the same images; None for none
+    (Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015)."""
+
+    teacher_augmentation: float = _bounded(1.5, 0.1, 10)
+    """How many times as strong the augmentation is that the teacher is trained with."""
+
+    distill_weight: float = _bounded(0.9, 0, 1)
+    """Weight of the teacher's probabilities in the loss; the labels have the rest."""
+
+    temperature: float = _bounded(2.0, 0.1, 100)
+    """Temperature at which the probabilities of teacher and student are compared."""
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            if "bounds" in spec.metadata:
+                _check(spec, getattr(self, spec.name))
+        if self.teacher is not None and not isinstance(self.teacher, str):
+            raise UsageError(f"the recipe's teacher is a schedule, not {self.teacher!r}")
+
+    @property
+    def augments(self) -> bool:
+        """True where the recipe moves the images at all."""
+        return any(getattr(self, name) for name in AFFINE)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Recipe:
+        """Return the recipe of a saved dictionary. Raises `UsageError` on an unknown key."""
+        known = [spec.name for spec in dataclasses.fields(cls)]
+        if unknown := sorted(set(fields) - set(known)):
+            raise UsageError(f"unknown key '{unknown[0]}' in a recipe: it has {', '.join(known)}")
+        return cls(**fields)
+
+
+def _check(spec: dataclasses.Field[Any], value: object) -> None:
+    low, high = spec.metadata["bounds"]
+    whole = type(spec.default) is int
+    # A bool is an int, and every comparison with NaN is false.
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not low <= value <= high:
+        kind = "a whole number" if whole else "a number"
+        raise UsageError(f"the recipe's {spec.name} is {kind} between {low} and {high}, not {value!r}")
+
+
+def random_maps(recipe: Recipe, training: TrainingData, generator: torch.Generator) -> Tensor:
+    """Draw the affine maps (N, 2, 3) of an epoch, one for each training image, on the generator's device."""
+    return random_affine(
+        len(training.train),
+        degrees=recipe.degrees,
+        translate_px=recipe.translate,
+        scale=recipe.scale,
+        shear=recipe.shear,
+        image_size=training.dataset.input_shape[1:],
+        generator=generator,
+    )

@@ -1,0 +1,90 @@
+"""The contract of every pool of workers, wherever these are."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Protocol, Self
+
+import torch
+
+from nas.errors import NasError
+from nas.machine import cores
+from nas.workers.jobs import EpochMessage, FailureMessage, Job, LogitsMessage, Message, RunMessage
+
+WORKERS_ON_CUDA = 4
+"""Default on a CUDA device, which a small network leaves mostly idle."""
+
+OnMessage = Callable[[Message], None]
+
+
+class Pool(Protocol):
+    """A number of workers, each with one job at a time; a context manager, which closes it.
+
+    Nothing starts before the first job.
+    """
+
+    def __len__(self) -> int:
+        """Return the number of workers."""
+
+    @property
+    def idle(self) -> int | None:
+        """The number of a worker without a job, or None."""
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs under way."""
+
+    def submit(self, job: Job) -> int:
+        """Hand `job` to an idle worker, of which there must be one, and return its number."""
+
+    def messages(self, timeout: float) -> Iterator[Message]:
+        """Yield what comes in within `timeout` seconds.
+
+        A job's last message is a `FinalMessage`, and its worker is idle before that is yielded. A worker that died is
+        replaced, and its job's last message is a failure with `killed` set. Raises `RuntimeError` with the traceback of
+        a job that failed for no known reason; the pool stays usable.
+        """
+
+    def answer(self, message: EpochMessage, *, stop: bool) -> None:
+        """Let the worker that reported an epoch go on, or stop there."""
+
+    def end(self, worker: int) -> None:
+        """End a worker that hangs; its job's last message is then a failure with `killed` set."""
+
+    def restart(self) -> None:
+        """Drop all jobs at once; the workers are idle again."""
+
+    def close(self) -> None:
+        """Drop all jobs at once and end the workers."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def default_workers(device: str) -> int:
+    """Return the number of workers that makes the most of a device."""
+    return {"cpu": cores(), "cuda": WORKERS_ON_CUDA}.get(torch.device(device).type, 1)
+
+
+def run_jobs(jobs: Iterable[Job], pool: Pool, on_message: OnMessage) -> Iterator[RunMessage | LogitsMessage]:
+    """Run all jobs, none stopped early; yield the final message of each as it arrives.
+
+    `on_message` sees every message. Raises `NasError` when a job fails.
+    """
+    waiting = deque(jobs)
+    while waiting or pool.jobs:
+        while waiting and pool.idle is not None:
+            pool.submit(waiting.popleft())
+        for message in pool.messages(0.5):
+            on_message(message)
+            if isinstance(message, EpochMessage):
+                pool.answer(message, stop=False)
+            elif isinstance(message, FailureMessage):
+                raise NasError(f"{message.job.title} failed: {message.reason}")
+            elif isinstance(message, RunMessage | LogitsMessage):
+                yield message

@@ -1,0 +1,73 @@
+"""`nas export`: what it prints and records, and what it refuses before anything is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import toys
+from tiny_run import TINY, write_tiny_run
+
+
+@pytest.fixture
+def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "studies"
+    write_tiny_run(folder / "mine" / "full-run-500-abc")
+    monkeypatch.setenv("NAS_STUDIES", str(folder))
+    return folder
+
+
+def test_it_writes_checks_and_says_so(studies, tmp_path):
+    code, out, err = toys.nas("export", "mine", "--to", "onnx,int8", "-o", str(tmp_path / "out"), "-q")
+    assert code == 0, err
+    assert out.startswith(f"{TINY}\n{TINY.num_params:,} parameters, from ")
+    assert "model-probabilities.onnx" in out
+    assert "agreement" in out
+    assert "checked on 200 validation images, which it was trained on" in out
+    assert (tmp_path / "out" / "model-int8.onnx").is_file()
+    assert not (studies / "mine" / "test-openings.jsonl").exists()
+
+
+def test_a_check_on_the_test_split_is_an_opening(studies, tmp_path):
+    code, out, err = toys.nas(
+        "export", "mine", "--to", "onnx", "-o", str(tmp_path / "out"), "--check", "test", "--json", "-q"
+    )
+    assert code == 0, err
+    fields = json.loads(out)
+    assert (fields["split"], fields["images"], fields["trained_on"]) == ("test", 300, False)
+    (line,) = (studies / "mine" / "test-openings.jsonl").read_text().splitlines()
+    assert json.loads(line)["purpose"] == f"check the exports of {TINY} to onnx"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        (["mine", "--to", "tflite"], 2, "no export target 'tflite'"),
+        (["mine", "--to", "script"], 2, "cannot export to script"),
+        (["mine", "--to", "all"], 2, "torchvision, which has no 'synthetic'"),
+        (["nobody", "--to", "onnx"], 4, "no trained network in 'nobody'"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(studies, tmp_path, arguments, code, reason):
+    found, out, err = toys.nas("export", *arguments, "-o", str(tmp_path / "new" / "out"), "--check", "test", "-q")
+    assert (found, out) == (code, "")
+    assert reason in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "new").exists()
+    assert not (studies / "mine" / "test-openings.jsonl").exists()
+
+
+def test_a_folder_is_named(studies):
+    code, _, err = toys.nas("export", "mine", "--to", "onnx")
+    assert code == 2
+    assert err == "error: name the folder to write with -o DIR\n"
+
+
+def test_a_folder_of_other_files_stays(studies, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    code, _, err = toys.nas("export", "mine", "--to", "onnx", "-o", str(tmp_path / "out"), "-q")
+    assert code == 4
+    assert "holds other files" in err
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"

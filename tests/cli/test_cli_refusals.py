@@ -1,0 +1,226 @@
+"""Every refused input is one line and an exit code, before anything is trained or a folder is made."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+
+import pytest
+import toys
+
+SEARCH = ["search", "--max-params", "500", "--dataset", "synthetic"]
+BY_HAND = ["train-best", "--architecture", "4v M 6 G C", "--dataset", "synthetic"]
+DIGITS = "9" * 4000
+
+
+@pytest.mark.parametrize(
+    ("code", "wanted", "arguments"),
+    [
+        (2, "No such option", ["search", "--nonsense"]),
+        (2, "No such command", ["nonsense"]),
+        (2, "Missing argument", ["count"]),
+        (2, "--max-params", ["search", "--max-params", "many"]),
+        (2, "a budget needs a cap", ["search"]),
+        (2, "of 1 or more", ["search", "--max-params", "-5"]),
+        (2, "at most 30 digits", ["search", "--max-params", DIGITS]),
+        (2, "at most 30 digits", ["count", "8 M G C", "--max-params", DIGITS]),
+        (2, "at most 30 digits", ["space", "--max-macs", DIGITS]),
+        (2, "no budget 'nonsense'", ["search", "--budget", "nonsense"]),
+        (2, "unknown data set 'nonsense'", ["search", "--max-params", "500", "--dataset", "nonsense"]),
+        (2, "such as 90s, 20m, 2h or 1h30m", [*SEARCH, "--timeout", "soon"]),
+        (2, "--timeout", [*SEARCH, "--timeout", "0s"]),
+        (2, "nowhere", [*SEARCH, "--device", "nowhere"]),
+        (2, "--device", [*SEARCH, "--device", "meta"]),
+        (2, "between 1 and 10000", [*SEARCH, "--finalist-epochs", "20000"]),
+        (2, "brief_epochs is a whole number from 1 to 10,000", [*SEARCH, "--brief-epochs", "20000"]),
+        (2, "unknown word 'X'", [*SEARCH, "--teacher", "8 M X"]),
+        (2, "target is an accuracy", [*SEARCH, "--target", "101"]),
+        (2, "plain folder name", [*SEARCH, "--study", "a/b"]),
+        (2, "plain folder name", [*SEARCH, "--study", ""]),
+        (2, "at most 200 bytes, not 300", [*SEARCH, "--study", "a" * 300]),
+        (2, "UTF-8", [*SEARCH, "--study", "\udcffx"]),
+        (2, "8q", ["count", "8q M G C"]),
+        (2, "8q", ["train-best", "--architecture", "8q M G C", "--dataset", "synthetic"]),
+        (2, "between 1 and 10000", [*BY_HAND, "--epochs", "20000"]),
+        (2, "unknown word 'X'", [*BY_HAND, "--teacher", "8 M X"]),
+        (2, "--device", [*BY_HAND, "--device", "meta"]),
+        (2, "without --study", ["train-best", "--reference", "8k", "--study", "tiny"]),
+        (2, "without --architecture", ["train-best", "--reference", "8k", "--architecture", "8 M G C"]),
+        (2, "without --dataset", ["train-best", "--reference", "8k", "--dataset", "synthetic"]),
+        (2, "without --recipe", ["train-best", "--reference", "8k", "--recipe", "recipe.json"]),
+        (2, "without --architecture", [*BY_HAND, "--pick", "3"]),
+        (2, "--recipe nowhere.json cannot be read", [*BY_HAND, "--recipe", "nowhere.json"]),
+        (2, "without an architecture", ["tune", "--architecture", "8 M G C", "--study", "tiny"]),
+        (2, "between 1 and 10000", ["tune", *BY_HAND[1:], "--epochs", "20000"]),
+        (2, "--device", ["evaluate", "--device", "meta"]),
+        (2, "nowhere", ["evaluate", "--device", "nowhere"]),
+        (2, "at most 200 bytes", ["evaluate", "a" * 300]),
+        (2, "at most 200 bytes", ["show", "--study", "a" * 300]),
+        (2, "UTF-8", ["show", "--study", "\udcffx"]),
+        (2, "at most 200 bytes", ["train-best", "--study", "a" * 300]),
+        (2, "--port", ["dashboard", "--port", "70000"]),
+        (3, "the smallest has ", ["search", "--max-params", "5", "--dataset", "synthetic"]),
+        (3, "the smallest has ", ["space", "--max-macs", "5"]),
+        (4, "no study in", ["show"]),
+        (4, "no study in", ["train-best"]),
+        (4, "no winner in", ["train-best", "--study", "nothing"]),
+        (4, "no record '8000'", ["train-best", "--reference", "8k"]),
+        (4, "no full run in", ["evaluate"]),
+        (4, "no full run in", ["evaluate", "nothing"]),
+        (4, "no full run in", ["evaluate", "--against", "nothing"]),
+        (4, "no study 'nothing'", ["dashboard", "--study", "nothing"]),
+        (4, "no database nowhere.db", ["show", "--storage", "nowhere.db"]),
+    ],
+)
+def test_a_refusal_is_an_exit_code_and_a_line(code, wanted, arguments, folder):
+    found, out, err = toys.nas(*arguments)
+    assert found == code, err
+    assert wanted in " ".join(err.replace("│", " ").split())
+    assert out == ""
+    assert "Traceback" not in err
+    boxed = "╭─ Error" in err  # of the parser, below the usage
+    assert boxed or (err.startswith("error: ") and err.count("\n") == 1), err
+    assert len(err) < 1500
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ('{"a":' * 100_000, "cannot be read"), ("", "cannot be read"), ("[1]", "holds no recipe"),
+        ('{"momentum": 0.9}', "unknown key 'momentum'"), ('{"epochs": 0}', "between 1 and 10000"),
+        ('{"epochs": NaN}', "epochs"), ('{"peak_lr": "high"}', "peak_lr"), ('{"teacher": 3}', "teacher"),
+        ('{"teacher": "8 M X"}', "unknown word 'X'"), ('{"scale": 0.9, "teacher": "8 M 8 G C"}', "scale"),
+    ],
+)  # fmt: skip
+def test_a_bad_recipe_is_refused_before_the_test_split_is_opened(text, wanted, tmp_path, folder):
+    path = tmp_path / "recipe.json"
+    path.write_text(text)
+    code, out, err = toys.nas(*BY_HAND, "--recipe", str(path))
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert wanted in err
+    assert len(err) < 500
+    assert not folder.exists()
+
+
+def test_a_budget_file_is_refused_before_anything_is_trained(tmp_path, folder):
+    for text, wanted in (
+        ("max_params = 500\nfull_epochs = 20000", "full_epochs is a whole number from 1 to 10,000"),
+        (f"max_params = {'9' * 4000}", "at most 30 digits"),
+        ("max_params = 500\nmore = 1", "unknown key 'more'"),
+        ("max_params =", "cannot read the budget"),
+    ):
+        (tmp_path / "own.toml").write_text(text)
+        code, out, err = toys.nas("search", "--budget", str(tmp_path / "own.toml"), "--dataset", "synthetic")
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        assert wanted in err
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("command", [["search", "--max-params", "500"], ["train-best", "--architecture", "8 M G C"]])
+def test_missing_data_has_three_ways_out(command, tmp_path, monkeypatch, folder):
+    monkeypatch.setattr("nas.data.loading.download_files", lambda *args, **options: "the download failed: no network")
+    code, out, err = toys.nas(*command, "--dataset", "mnist", "--data-dir", str(tmp_path))
+    assert (code, out) == (4, "")
+    for way in ("(1)", "(2)", "(3)", "--data-dir", "mnist-5k"):
+        assert way in err
+    assert not folder.exists()
+
+
+def test_a_bad_setting_is_refused_before_a_download(tmp_path, monkeypatch):
+    def never(*args, **options):
+        raise AssertionError("nothing was to be downloaded")
+
+    monkeypatch.setattr("nas.data.loading.download_files", never)
+    for wrong in (["--teacher", "8 M X"], ["--finalist-epochs", "20000"], ["--max-params", "5"]):
+        code, _, err = toys.nas(
+            "search", "--max-params", "500", "--dataset", "mnist", "--data-dir", str(tmp_path), *wrong
+        )
+        assert code in (2, 3), err
+
+
+def test_a_study_made_otherwise_is_not_resumed(tiny):
+    base = ["search", "--dataset", "synthetic", "--study", "tiny", "--finalist-epochs", "2", "--brief-epochs", "2"]
+    code, _, err = toys.nas(*base, "--max-params", "600", "-q")
+    assert code == 2
+    assert "max_params = 500, not 600" in err
+    code, _, err = toys.nas(*base[:-1], "3", "--max-params", "500", "-q")
+    assert code == 2
+    assert "recipe.epochs = 2, not 3" in err
+
+
+# --- what the system has in the way -----------------------------------------------------------------------------------
+
+
+def test_a_deleted_working_directory_is_one_line(tmp_path):
+    gone = tmp_path / "gone"
+    for arguments in (["show"], ["count", "8 M G C"], ["evaluate"], ["train-best"]):
+        gone.mkdir()
+        environment = {name: value for name, value in os.environ.items() if name != "NAS_STUDIES"}
+        command = ["sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", *toys.COMMAND, *arguments]
+        ran = subprocess.run(command, cwd=gone, env=environment, capture_output=True, text=True, check=False)
+        assert "Traceback" not in ran.stderr
+        assert ran.returncode == {"count": 0, "show": 4}.get(arguments[0], 2), ran.stderr
+        assert arguments[0] == "count" or ran.stderr.startswith("error: ")
+
+
+def test_a_port_in_use_is_one_line(tiny):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, out, err = toys.nas("dashboard", "--study", "tiny", "--port", str(port))
+    assert (code, out) == (2, "")
+    assert f"error: 127.0.0.1:{port} cannot be listened on" in err.splitlines()[-1]
+    assert "--port" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+# --- damaged files of ours --------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_reason_is_one_line_everywhere_and_the_search_writes_it_anew(tiny):
+    path = tiny / "tiny" / "best" / "reason.json"
+    whole = path.read_text()
+    fields = json.loads(whole)
+    wrong = (
+        fields | {"finalists": "none"},
+        fields | {"dataset": 3},
+        fields | {"counts": [1]},
+        fields | {"target": "x"},
+    )
+    for content in ("{}", "", whole[: len(whole) // 2], "[" * 100_000, *map(json.dumps, wrong)):
+        path.write_text(content)
+        code, _, err = toys.nas("show", "--study", "tiny")
+        assert (code, err.count("\n")) == (4, 1), err
+        assert f"error: {path} is damaged" in err
+        if content in ("{}", "") or 'dataset": 3' in content:
+            for more in ([], ["--pick", "0"]):
+                code, out, err = toys.nas("train-best", "--study", "tiny", *more)
+                assert (code, out, err.count("\n")) == (4, "", 1), err
+                assert "reason.json is damaged" in err
+    assert toys.nas(*toys.TINY_SEARCH, "--study", "tiny", "--quiet")[0] == 0
+    assert json.loads(path.read_text())["finalists"] == fields["finalists"]
+
+
+def test_damaged_weights_of_the_winner_are_one_line_in_the_search(tiny):
+    shutil.rmtree(tiny / "tiny" / "best")
+    for path in (tiny / "tiny" / "weights").glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:100])
+    code, out, err = toys.nas(*toys.TINY_SEARCH, "--study", "tiny", "--quiet")
+    assert (code, out) == (4, "")
+    assert err.splitlines()[-1].startswith("error: ")
+    assert "safetensors is damaged" in err
+    assert "Traceback" not in err
+
+
+def test_a_database_that_is_none_is_one_line(tiny):
+    (tiny / "tiny" / "study.db").write_bytes(b"no database" * 100)
+    for arguments in (["show", "--study", "tiny"], [*toys.TINY_SEARCH, "--study", "tiny", "-q"]):
+        code, out, err = toys.nas(*arguments)
+        assert (code, out) == (4, ""), err
+        assert err.splitlines()[-1].startswith("error: ")
+        assert "Traceback" not in err

@@ -1,0 +1,114 @@
+"""`nas show`: our studies, copies of them, studies of other programs, names that shells and rich would read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+
+import optuna
+import pytest
+import toys
+
+from nas.study import StudyStore, load_study
+
+
+def test_show_reads_the_study(tiny):
+    code, out, err = toys.nas("show")
+    assert (code, err) == (0, "")
+    store = StudyStore.open("tiny")
+    store.refresh()
+    counts = store.counts()
+    for text in ("tiny: best trials", "validation", "Pareto front", f"generated {counts['generated']}", "winner"):
+        assert text in out
+    reason = json.loads((tiny / "tiny" / "best" / "reason.json").read_text())
+    assert reason["finalists"][0]["schedule"] in out
+    assert "\x1b" not in out
+    many = len(toys.nas("show")[1].splitlines())
+    assert many - len(toys.nas("show", "--top", "1")[1].splitlines()) == counts["complete"] - 1
+
+
+def test_csv_and_json_are_all_trials(tiny):
+    table = load_study("tiny")
+    out = toys.nas("show", "--csv")[1]
+    assert out.splitlines()[0].startswith("number,state,value,schedule,num_params,macs,loss")
+    assert len(out.splitlines()) == len(table) + 1
+    rows = json.loads(toys.nas("show", "--json")[1])
+    assert [row["schedule"] for row in rows] == table["schedule"].tolist()
+
+
+def test_a_copied_renamed_or_stray_folder_is_read(tiny):
+    shutil.copytree(tiny / "tiny", tiny / "tiny-backup")
+    (tiny / ".ipynb_checkpoints").mkdir()
+    (tiny / ".ipynb_checkpoints" / "study.db").write_bytes(b"")
+    for arguments in (["--study", "tiny-backup"], ["--study", "tiny"], []):
+        code, out, err = toys.nas("show", *arguments)
+        assert (code, err) == (0, "")
+        assert "best trials" in out
+        assert "ipynb" not in out
+    (tiny / "tiny").rename(tiny / "elsewhere")
+    assert toys.nas("show", "--study", "elsewhere")[0] == 0
+
+
+def test_storage_can_be_a_path_and_its_only_study_is_taken(tiny):
+    path = str(tiny / "tiny" / "study.db")
+    for arguments in (["--storage", path], ["--storage", f"sqlite:///{path}"], ["--storage", path, "--study", "tiny"]):
+        code, out, err = toys.nas("show", *arguments)
+        assert (code, err) == (0, "")
+        assert "tiny: best trials" in out
+    missing = tiny / "typo.db"
+    assert toys.nas("show", "--storage", str(missing))[0] == 4
+    assert not missing.exists()  # reading makes nothing
+
+
+def foreign(folder, **options):
+    """A study that plain Optuna makes, with trials of every kind."""
+    folder.mkdir(parents=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        study = optuna.create_study(study_name=folder.name, storage=f"sqlite:///{folder / 'study.db'}", **options)
+
+    def objective(trial):
+        x = trial.suggest_float("x", 0, 1)
+        if trial.number == 2:
+            raise optuna.TrialPruned
+        trial.suggest_categorical("activation [relu]", ["relu", "tanh"])
+        return x if len(study.directions) == 1 else (x, -x)
+
+    study.optimize(objective, n_trials=4)
+    return study
+
+
+@pytest.mark.parametrize("options", [{}, {"direction": "maximize"}, {"directions": ["minimize", "maximize"]}])
+def test_a_foreign_study_is_shown_as_far_as_it_goes_and_never_written_to(folder, options):
+    study = foreign(folder / "plain", **options)
+    before = (folder / "plain" / "study.db").read_bytes()
+    code, out, err = toys.nas("show")
+    assert (code, err) == (0, "")
+    assert "'plain' was not made by this version of nas" in out
+    assert "4 trials, 3 complete" in out
+    assert "activation [relu]" in out
+    if "directions" not in options:
+        assert f"{study.best_value:.6g}" in out.splitlines()[-3]  # the best one first
+    assert toys.nas("show", "--csv")[0] == toys.nas("show", "--json")[0] == 0
+    code, out, err = toys.nas(*toys.TINY_SEARCH, "--study", "plain", "-q")
+    assert (code, out) == (2, "")
+    assert "'plain' was not made by nas, and is left untouched" in err
+    assert (folder / "plain" / "study.db").read_bytes() == before
+
+
+def test_an_empty_foreign_study_is_shown(folder):
+    (folder / "empty").mkdir(parents=True)
+    optuna.create_study(study_name="empty", storage=f"sqlite:///{folder / 'empty' / 'study.db'}")
+    code, out, err = toys.nas("show")
+    assert (code, err) == (0, "")
+    assert "0 trials, 0 complete" in out
+
+
+@pytest.mark.parametrize("name", ["run[v2]", "[bold]x", "a?b", "a%20b", "my study", "a#b", "it's", "ü☃", "a'b\"c"])
+def test_any_name_is_shown_as_it_is(tiny, name):
+    (tiny / "tiny").rename(tiny / name)
+    code, out, err = toys.nas("show")
+    assert (code, err) == (0, "")
+    assert name in out.splitlines()[0]
+    assert toys.nas("show", "--study", name)[0] == 0

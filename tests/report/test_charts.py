@@ -1,0 +1,159 @@
+"""Charts as data and as SVG: scales, ticks, escaping, PNG files without a library."""
+
+from __future__ import annotations
+
+import sys
+import xml.etree.ElementTree as ET
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reports import HOSTILE
+
+from nas.errors import UsageError
+from nas.report.chart import (
+    Axis,
+    BarChart,
+    BarRow,
+    MatrixChart,
+    Point,
+    Rule,
+    Series,
+    Tile,
+    TileChart,
+    XYChart,
+    accuracy_axis,
+    epoch_axis,
+    number_axis,
+    thinned,
+)
+from nas.report.markup import Markup, escape, tag
+from nas.report.pixels import encode_png
+from nas.report.png import draw_png
+from nas.report.svg import NARROW, WIDE, draw, svg_file
+
+POINTS = (Point(x=1, y=90, tip=HOSTILE, low=89, high=91), Point(x=2, y=95.5, tip="b"), Point(x=3, y=97, tip="c"))
+CHARTS = [
+    XYChart(
+        name="xy", title=HOSTILE, alt=HOSTILE, x=number_axis(HOSTILE, [1, 3]), y=accuracy_axis(HOSTILE, [90, 97]),
+        series=(
+            Series(name=HOSTILE, parts=(POINTS,), tone=1, join="line"),
+            Series(name="steps", parts=(POINTS,), tone=2, join="step", mark=None),
+            Series(name="diamonds", parts=(POINTS,), tone=3, mark="diamond", dim=True),
+            Series(name="triangles", parts=(POINTS, ()), tone=4, mark="triangle"),
+        ),
+        rules=(Rule(axis="x", value=2, label=HOSTILE), Rule(axis="y", value=95, label="target")),
+    ),
+    BarChart(
+        name="bars", title=HOSTILE, alt="a", columns=(HOSTILE, "b"), signed=True, threshold=0.2, limit=1.0,
+        rows=(BarRow(label=HOSTILE, values=(0.5, -0.1), texts=(HOSTILE, "y"), tip=HOSTILE, marked=(True, False)),),
+    ),
+    MatrixChart(name="matrix", title="t", alt="a", classes=(HOSTILE, "b"), counts=((3, 1), (0, 0))),
+    TileChart(
+        name="tiles", title="t", alt="a",
+        tiles=(Tile(pixels=np.zeros((3, 3), np.uint8), lines=(HOSTILE,), tip=HOSTILE),
+               Tile(pixels=np.zeros((4, 4, 3), np.uint8), lines=("b", "c"), tip="")),
+    ),
+]  # fmt: skip
+names = [chart.name for chart in CHARTS]
+
+
+@pytest.mark.parametrize("chart", CHARTS, ids=names)
+def test_a_drawing_is_well_formed_and_holds_text_as_text(chart):
+    for text in (svg_file(chart), *(draw(chart, width) for width in (WIDE, NARROW))):
+        root = ET.fromstring(text)
+        found = {each.tag.split("}")[-1] for each in root.iter()}
+        assert found & {"script", "img"} == set()
+        assert all(not name.startswith("on") for each in root.iter() for name in each.attrib)
+        assert root.get("role") == "img"
+        assert root.get("aria-label")
+
+
+def test_a_file_shows_tips_and_colours_by_itself():
+    text = svg_file(CHARTS[0])
+    root = ET.fromstring(text)
+    titles = [each.text for each in root.iter() if each.tag.endswith("title")]
+    assert "b" in titles
+    assert "data-tip" not in text
+    assert "prefers-color-scheme: dark" in text
+    assert any(each.text == "steps" for each in root.iter())  # the legend
+
+
+def test_no_drawing_has_a_mark_outside():
+    for chart in CHARTS:
+        for width in (WIDE, NARROW):
+            root = ET.fromstring(draw(chart, width))
+            _, _, wide, high = map(float, root.get("viewBox").split())
+            assert wide == width
+            for each in root.iter("circle"):
+                assert 0 <= float(each.get("cx")) <= wide
+                assert 0 <= float(each.get("cy")) <= high
+            for each in root.iter("rect"):
+                assert float(each.get("x")) + float(each.get("width")) <= wide + 1
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=20))
+def test_an_axis_of_accuracies_holds_them_all(values):
+    axis = accuracy_axis("a", values)
+    places = [axis.place(value) for value in values]
+    assert all(-1e-9 <= place <= 1 + 1e-9 for place in places)
+    assert [place for _, place in sorted(zip(values, places, strict=True))] == sorted(places)  # monotonic
+    assert all(axis.low - 1e-9 <= tick <= axis.high + 1e-9 for tick in axis.ticks())
+
+
+@given(st.lists(st.integers(1, 10**7), min_size=1, max_size=20))
+def test_an_axis_of_numbers_holds_them_all_and_has_few_ticks(values):
+    axis = number_axis("a", values)
+    assert all(-1e-9 <= axis.place(value) <= 1 + 1e-9 for value in values)
+    assert len(axis.ticks()) <= 30
+
+
+def test_a_failed_trial_does_not_press_the_others_into_a_line():
+    axis = accuracy_axis("a", [11.0, 98.9, 99.4])
+    assert axis.scale == "error"
+    assert axis.place(99.4) - axis.place(98.9) > 0.05
+    assert accuracy_axis("a", [99.3, 99.5]).scale == "linear"
+
+
+def test_epochs_have_no_ticks_between():
+    assert epoch_axis([1]).ticks() == [1]
+    assert all(tick == round(tick) for tick in epoch_axis([1, 2, 3]).ticks())
+
+
+def test_an_axis_of_one_value_places_it():
+    assert Axis(title="a", low=1, high=1).place(1) == 0.5
+
+
+def test_thinning_leaves_the_ends():
+    assert thinned(range(1000), 10)[0] == 0
+    assert thinned(range(1000), 10)[-1] == 999
+    assert len(thinned(range(1000), 10)) == 10
+    assert thinned([1, 2], 10) == [1, 2]
+
+
+def test_markup_escapes_all_but_itself():
+    assert escape("<&\"'\x00\ud800") == "&lt;&amp;&quot;&#x27;\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}"
+    assert tag("p", "<b>", Markup("<i></i>"), [None, 3], class_='a"b') == '<p class="a&quot;b">&lt;b&gt;<i></i>3</p>'
+
+
+def test_a_png_holds_its_pixels():
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    data = encode_png(pixels)
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    start = data.index(b"IDAT") + 4
+    raw = zlib.decompress(data[start : start + int.from_bytes(data[start - 8 : start - 4], "big")])
+    assert np.array_equal(np.frombuffer(raw, np.uint8).reshape(2, 13)[:, 1:].reshape(2, 4, 3), pixels)
+
+
+@pytest.mark.parametrize("chart", CHARTS, ids=names)
+def test_matplotlib_draws_each_kind(chart):
+    pytest.importorskip("matplotlib")
+    assert draw_png(chart).startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_a_line_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UsageError, match=r"nas\[report\]"):
+        draw_png(CHARTS[0])

@@ -1,0 +1,249 @@
+"""The live view at several widths: numbers stay, nothing is folded, the leader is marked, and pipes get plain lines."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from nas.report import LiveView, can_redraw, event_line, make_console, screen, sparkline, status
+from nas.study import Event, Progress, Stage, WorkerLine
+
+WIDTHS = (60, 100, 160)
+SCHEDULE = "1x28x28: 8k5br s12k5/2br+ M 16vr s20k3br+ s24k3br+ G 32k1bn C10"
+COUNTS = {
+    "generated": 1234, "over a cap": 1000, "illegal shape": 100, "duplicate": 80, "screened out": 20, "waiting": 0,
+    "running": 2, "complete": 30, "pruned": 5, "fail": 0, "tried again": 3, "unaccounted": 0, "shrunk to fit": 12,
+}  # fmt: skip
+
+
+def rendered(renderable, width, **options):
+    """The lines of a terminal of that width, without the blanks at their ends."""
+    console = Console(record=True, width=width, force_terminal=True, file=io.StringIO(), legacy_windows=False)
+    console.print(renderable, **options)
+    return [line.rstrip() for line in console.export_text().splitlines()]
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+def progress(**changes):
+    lines = [
+        WorkerLine(text=SCHEDULE, num_params=7998, step=300, steps=700, accuracy=98.91, history=[97.0, 98.5, 98.91]),
+        WorkerLine(),
+    ]
+    fields = {
+        "title": "at most 8,000 parameters", "target": 99.4, "lines": lines, "phase": "brief trials", "done": 35,
+        "total": 50, "counts": COUNTS, "best": (98.95, 0.0345, SCHEDULE, 7987), "seconds_left": 754.0,
+        "clock": Clock(),
+    }  # fmt: skip
+    made = Progress(**(fields | changes))
+    made.clock.now += 605
+    return made
+
+
+TRIAL = Event(label="trial 12", accuracy=98.95, loss=0.0345, num_params=7987, text=SCHEDULE, leads=True)
+
+
+# --- the screen -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_screen_has_a_line_for_each_thing_at_any_width(width):
+    for shown in (progress(), progress(note="starting workers"), progress(best=None, counts={}, seconds_left=None)):
+        lines = rendered(screen(shown, width), width)
+        assert max(map(len, lines)) <= width
+        extra = bool(shown.note) + bool(shown.counts)
+        assert len(lines) == 3 + extra + len(shown.lines)  # status, bar, best so far; nothing is folded
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_numbers_of_the_screen_stay_in_a_narrow_terminal(width):
+    text = "\n".join(rendered(screen(progress(), width), width))
+    for number in ("35/50", "12 min 34 s left", "98.95 %", "0.0345", "7,987", "98.91 %", "7,998", "1,234"):
+        assert number in text
+    assert "target 99.4" in text
+    assert "1x28x28: 8k5br" in text
+    assert "10 min 5 s" in text
+
+
+def test_a_screen_of_many_workers_is_aligned():
+    lines = [WorkerLine(text=SCHEDULE, num_params=10**power, accuracy=9.5 * power, steps=2, step=1) for power in (1, 4)]
+    for width in WIDTHS:
+        *_, first, second = rendered(screen(progress(lines=lines), width), width)
+        assert first.index("10 ") + 2 == second.index("10,000") + 6
+        assert first.index("9.50 %") + 6 == second.index("38.00 %") + 7
+
+
+def test_what_is_left_is_of_the_whole_run():
+    stages = [Stage(name="brief trials", work=50.0), Stage(name="finalists", work=50.0)]
+    shown = progress(stages=stages, seconds_left=None)
+    shown.enter("brief trials")
+    shown.await_workers()
+    shown.advance(0.0, 50.0)
+    shown.clock.now += 120  # the kernels are compiled
+    shown.workers_answer()
+    shown.clock.now += 100
+    shown.advance(25.0, 25.0)
+    assert shown.seconds_left == 300  # 100 s for a quarter of all
+    assert "about 5 min 0 s left in all" in status(shown)
+    assert "nearly done" in status(progress(seconds_left=0.4))
+    assert shown.note == ""
+    shown.await_workers()
+    assert shown.note == ""  # they are there
+
+
+def test_a_sparkline_goes_from_the_lowest_to_the_highest():
+    assert sparkline([]) == sparkline([98.0]) == ""
+    assert sparkline([90.0, 95.0, 97.0]) == "▁▆█"
+    assert sparkline([97.0, 97.0]) == "▁▁"
+
+
+# --- lines of trainings that ended ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_trial_is_one_line_with_its_numbers(width):
+    (line,) = rendered(event_line(TRIAL, width), width, no_wrap=True, overflow="ellipsis", crop=True)
+    assert len(line) <= width
+    for number in ("trial 12", "best", "98.95 %", "0.0345", "7,987", "1x28x28: 8k"):
+        assert number in line
+    assert line.endswith("…") == (len(SCHEDULE) > width - line.index("1x28"))
+
+
+def test_idle_workers_and_an_unknown_total_have_no_bar():
+    """Without colours an empty bar looks like a full one."""
+    lines = rendered(screen(progress(total=0, done=0), 60), 60)
+    assert "0/0" not in "".join(lines)
+    assert lines[-1].split() == ["2", "idle"]
+
+
+def test_the_leader_is_marked_and_others_are_not():
+    other = Event(label="trial 13", accuracy=99.0, loss=0.05, num_params=7000, text=SCHEDULE)
+    assert "best" in event_line(TRIAL, 100).plain
+    assert "best" not in event_line(other, 100).plain
+    assert "bold" in str(event_line(TRIAL, 100).style)
+    assert not event_line(other, 100).style
+
+
+def test_lines_of_all_kinds_are_aligned():
+    events = [
+        TRIAL,
+        Event(label="trial 113", state="pruned", accuracy=9.8, loss=2.3012, num_params=318, text=SCHEDULE),
+        Event(label="finalist 12", accuracy=99.31, num_params=7987, text=f"seed 1  {SCHEDULE}"),
+        Event(label="trial 7", state="failed", num_params=7000, text=SCHEDULE, note="the loss is nan"),
+    ]
+    for width in (*WIDTHS, None):
+        lines = [event_line(event, width).plain for event in events]
+        assert len({line.index(event.text) for line, event in zip(lines[:3], events, strict=False)}) == 1
+        assert lines[3].index("the loss is nan") == lines[0].index(SCHEDULE)  # why, before what
+    assert event_line(Event(note="trial 3 was interrupted"), 60).plain == "trial 3 was interrupted"
+
+
+def test_markup_in_a_line_is_text():
+    note = "waiting for trial 3 of [bold]host[/bold]"
+    assert rendered(event_line(Event(note=note), 100), 100) == [note]
+
+
+# --- where it is shown ------------------------------------------------------------------------------------------------
+
+
+def terminal(monkeypatch, **options):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return Console(file=io.StringIO(), force_terminal=True, width=100, legacy_windows=False, **options)
+
+
+def play(console, *, quiet=False):
+    """What a short search writes."""
+    with LiveView(console, quiet=quiet) as view:
+        view.working("loading MNIST")
+        view(progress(note="starting workers"), None)
+        view(progress(note="starting workers"), None)
+        view(progress(), TRIAL)
+        view(progress(), Event(note="a remark"))
+    return console.file.getvalue()
+
+
+MOVES = re.compile(r"\x1b\[[0-9;?]*[A-HJKSTfhl]")
+COLOURS = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")
+
+
+def test_a_terminal_is_drawn_in_place(monkeypatch):
+    for name in ("JPY_PARENT_PID", "JPY_SESSION_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    text = play(terminal(monkeypatch))
+    assert MOVES.search(text)
+    assert COLOURS.search(text)
+    assert "loading MNIST" in text
+
+
+@pytest.mark.parametrize(
+    "environment", [{"JPY_PARENT_PID": "1"}, {"JPY_SESSION_NAME": "a.ipynb"}, {"TERM": "dumb"}, {"TERM": "unknown"}]
+)
+def test_a_notebook_and_a_dumb_terminal_get_plain_lines(monkeypatch, environment):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    console = terminal(monkeypatch)
+    assert not can_redraw(console)
+    text = play(console)
+    assert not MOVES.search(text)
+    assert "\r" not in text
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in text.splitlines()]
+    assert lines[:2] == ["loading MNIST", "starting workers"]  # the note once
+    assert lines[2].startswith("trial 12")
+    assert lines[3:] == ["a remark"]
+
+
+def test_no_color_leaves_no_colour(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, legacy_windows=False)
+    text = play(console)
+    assert not COLOURS.search(text)
+    assert "98.95 %" in text
+
+
+def test_a_notice_is_not_written_into_the_screen(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("JPY_PARENT_PID", "JPY_SESSION_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    console = terminal(monkeypatch)
+    with LiveView(console, quiet=False) as view:
+        view.working("loading MNIST")
+        with view.paused():
+            before = console.file.getvalue()
+            console.file.write("NOTICE\n")
+        view(progress(), None)
+    assert before.endswith("\x1b[2K") or before.endswith("\x1b[?25h")  # the screen is cleared, the cursor is there
+    assert "brief trials" in console.file.getvalue().partition("NOTICE")[2]
+
+
+def test_a_pipe_gets_whole_lines_and_quiet_nothing(monkeypatch):
+    console = Console(file=io.StringIO(), width=240)
+    text = play(console)
+    assert "\x1b" not in text
+    assert SCHEDULE in text
+    assert play(Console(file=io.StringIO(), width=240), quiet=True) == ""
+
+
+def test_a_pipe_has_a_line_after_a_long_silence():
+    console = Console(file=io.StringIO(), width=240)
+    with LiveView(console, quiet=False) as view:
+        view(progress(), None)
+        assert console.file.getvalue() == ""
+        view._written -= 61
+        view(progress(), None)
+        view(progress(), None)
+    assert console.file.getvalue().splitlines() == [status(progress())]
+
+
+def test_consoles_do_not_fold_what_is_no_terminal(capsys):
+    make_console(stdout=True).print("x" * 200)
+    assert capsys.readouterr().out == "x" * 200 + "\n"

@@ -1,0 +1,89 @@
+"""Tables at several widths: numbers side by side, schedules unbroken, the account adds up."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import toys
+from rich.console import Console
+
+from nas.architecture import Architecture
+from nas.budget import Budget
+from nas.report import account, brief_account, count_lines, duration, finalist_table, layer_table, plain, trial_table
+from nas.searches import read_reason
+from nas.study import load_study
+
+WIDTHS = (60, 100, 160)
+
+
+def lines(renderable, width):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(renderable)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+@pytest.fixture
+def tiny(tmp_path_factory, monkeypatch):
+    """The studies folder of a finished tiny search."""
+    folder = toys.finished(tmp_path_factory)[0]
+    monkeypatch.setenv("NAS_STUDIES", str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_finalists_at_any_width(tiny, width):
+    reason = read_reason(tiny / "tiny" / "best")
+    shown = lines(finalist_table(reason), width)
+    winner = reason.finalists[0]
+    (row,) = [line for line in shown if line.startswith("winner")]
+    for number in (str(winner.trial), f"{winner.num_params:,}", f"{winner.mean:.3f}", f"{winner.sd:.3f}"):
+        assert number in row.split()
+    for finalist in reason.finalists:
+        assert sum(finalist.schedule in line for line in shown) == 1  # whole, to be copied
+    assert "validation" in " ".join(shown)
+    assert max(map(len, shown)) <= width
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_trials_at_any_width(tiny, width):
+    table = load_study("tiny")
+    shown = lines(trial_table(table, title="all trials"), width)
+    assert shown[0] == "all trials"
+    for row in table.itertuples():
+        assert sum(row.schedule in line for line in shown) == 1
+        (line,) = [line for line in shown if f"{row.value:.2f}" in line and f"{row.loss:.4f}" in line]
+        assert {f"{row.num_params:,}", f"{row.macs:,}", "complete"} <= set(line.split())
+
+
+def test_the_account_adds_up():
+    counts = {
+        "generated": 1234, "over a cap": 1000, "illegal shape": 100, "duplicate": 80, "screened out": 20, "waiting": 0,
+        "running": 2, "complete": 30, "pruned": 4, "fail": 1, "tried again": 3, "unaccounted": 0, "shrunk to fit": 12,
+    }  # fmt: skip
+    assert account(counts) == (
+        "generated 1,234 = 1,000 over a cap + 100 illegal shape + 80 duplicate + 20 screened out + 2 running + "
+        "30 complete + 4 pruned + 1 fail - 3 tried again (12 shrunk to fit)"
+    )
+    assert brief_account(counts) == "generated 1,234: 1,200 discarded, 30 complete, 4 pruned, 1 fail"
+    assert account({}) == ""
+
+
+def test_counts_say_whether_a_network_fits():
+    architecture = Architecture.parse("8vr 9vr 10vr M 12vr 16vr 20vr C G")
+    assert "Fits: at most 7,568 parameters" in count_lines(architecture, Budget(max_params=7568))
+    assert "Does not fit: at most 7,567 parameters" in count_lines(architecture, Budget(max_params=7567))
+    assert "[-1, 8, 26, 26]" in "\n".join(lines(layer_table(architecture), 80))
+
+
+def test_headers_and_cells_are_no_markup():
+    table = plain(("a [b]", "n"), right=("n",))
+    assert lines(table, 60)[0].split() == ["a", "[b]", "n"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.6, "1 min 0 s"), (75, "1 min 15 s"), (3600, "1 h 0 min"), (90061, "25 h 1 min")],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
