@@ -1,12 +1,14 @@
-"""`Architecture` -> `nn.Module`, and the same network as source text that needs only torch."""
+"""`Architecture` -> `nn.Module`, and a network with its weights."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nas.architecture import Architecture, Layer
@@ -45,11 +47,12 @@ class TrainedNetwork:
         return load_module(self.architecture, self.state_dict)
 
     @torch.no_grad()
-    def predict(self, images: Tensor) -> Tensor:
+    def predict(self, images: Tensor | NDArray[Any]) -> Tensor:
         """Return the probabilities (N, num_classes) of images (N, C, H, W), uint8 or floating on 0..1, on their device.
 
         Raises `UsageError` for images of another shape or type.
         """
+        images = torch.as_tensor(images)  # a NumPy array is as good
         if tuple(images.shape[1:]) != self.architecture.input_shape:
             wanted = ", ".join(map(str, self.architecture.input_shape))
             raise UsageError(f"'{self.architecture}' takes images (N, {wanted}), not {tuple(images.shape)}")

@@ -205,3 +205,8 @@ def test_other_images_are_refused_in_one_line(images, wanted):
 def test_what_does_not_fit_the_architecture_is_refused(changes, wanted):
     with pytest.raises(UsageError, match=wanted):
         trained(**changes)
+
+
+def test_a_prediction_takes_arrays_as_well():
+    network, images = trained(), torch.randint(0, 256, (3, *trained().architecture.input_shape), dtype=torch.uint8)
+    assert network.predict(images.numpy()).equal(network.predict(images))

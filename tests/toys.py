@@ -171,10 +171,10 @@ def space(cap: int = CAP) -> SearchSpace:
 
 def settings(cap: int = CAP, **changes: Any) -> Settings:
     fields: dict[str, Any] = {
-        "budget": Budget(max_params=cap), "dataset": "synthetic", "recipe": Recipe(epochs=3), "trials": 4,
-        "finalists": 2, "finalist_seeds": 2, "finalist_epochs": 2, "target": 99.4,
+        "recipe": Recipe(epochs=3), "trials": 4, "finalists": 2, "finalist_seeds": 2, "finalist_epochs": 2,
+        "target": 99.4,
     }  # fmt: skip
-    return Settings(**(fields | changes))
+    return Settings.for_budget(Budget(max_params=cap), synthetic().dataset, **(fields | changes))
 
 
 def provenance(**changes: Any) -> Provenance:
