@@ -10,10 +10,10 @@ nas.load_network(run.folder).predict(images)
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # without an import: Ctrl-C is harmless only from `nas.__main__` on
 if TYPE_CHECKING:
+    from typing import Any
+
     from nas.architecture import Architecture
     from nas.budget import Budget
     from nas.data import FolderOptions
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nas.library import Machine, evaluate, export_network, search, train_best
     from nas.model import TrainedNetwork
     from nas.report import plot, write_report
-    from nas.study import load_study
+    from nas.study import copy_study, delete_study, list_studies, load_study, rename_study
     from nas.train import Recipe
 
 __all__ = [
@@ -31,11 +31,15 @@ __all__ = [
     "Machine",
     "Recipe",
     "TrainedNetwork",
+    "copy_study",
+    "delete_study",
     "evaluate",
     "export_network",
+    "list_studies",
     "load_network",
     "load_study",
     "plot",
+    "rename_study",
     "search",
     "train_best",
     "write_report",
@@ -43,8 +47,9 @@ __all__ = [
 
 _PLACES = {
     "Architecture": "architecture", "Budget": "budget", "FolderOptions": "data", "Machine": "library",
-    "Recipe": "train", "TrainedNetwork": "model", "evaluate": "library", "export_network": "library",
-    "load_network": "export", "load_study": "study", "plot": "report", "search": "library",
+    "Recipe": "train", "TrainedNetwork": "model", "copy_study": "study", "delete_study": "study",
+    "evaluate": "library", "export_network": "library", "list_studies": "study", "load_network": "export",
+    "load_study": "study", "plot": "report", "rename_study": "study", "search": "library",
     "train_best": "library", "write_report": "report",
 }  # fmt: skip
 
@@ -52,6 +57,8 @@ _PLACES = {
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: `nas --help` must not wait for torch or pandas."""
     if name in _PLACES:
+        from importlib import import_module
+
         return getattr(import_module(f"nas.{_PLACES[name]}"), name)
     raise AttributeError(f"module 'nas' has no attribute '{name}'")
 

@@ -4,12 +4,11 @@ import signal
 
 
 def main() -> None:
-    """Run `nas`. Ctrl-C while modules are imported ends the process without a traceback."""
+    """Run `nas`. Ctrl-C before the command itself begins ends the process without a traceback."""
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     from nas.cli import main as run
 
-    signal.signal(signal.SIGINT, before)
-    run()
+    run(on_command=lambda: signal.signal(signal.SIGINT, before))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import UsageError
+from nas.space_options import SpaceOptions
 
 BUDGETS = Path(__file__).parent / "budgets"
 if not BUDGETS.is_dir():  # a source checkout has them at the top level; the wheel carries them in the package
@@ -40,27 +41,40 @@ MAX_SECONDS = 3650 * 86_400
 """Ten years: longer waits overflow in the operating system."""
 
 
+CAPS = ("max_params", "max_macs", "max_flash", "max_ram")
+CAP_UNITS = ("parameters", "MACs", "bytes of flash", "bytes of RAM")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """The caps, inclusive, and what a track fixes. At least one cap is given.
 
     `max_params` counts convolution weights, biases and norm affines, not buffers; `max_macs` counts the
-    multiply-accumulates of the convolutions for one image. `dataset` None means that none was named. Epochs of None
-    follow the caps and the data set. `target` is an accuracy in percent; None follows the data set.
+    multiply-accumulates of the convolutions for one image. `max_flash` and `max_ram` are bytes that the int8 C code
+    takes of a device, as counted by `nas.footprint`: the input image and the logits are part of the RAM. `dataset` None
+    means that none was named. Epochs of None follow the caps and the data set. `target` is an accuracy in percent; None
+    follows the data set.
     """
 
     max_params: int | None = None
     max_macs: int | None = None
+    max_flash: int | None = None
+    max_ram: int | None = None
     dataset: str | None = None
     brief_epochs: int | None = None
     full_epochs: int | None = None
     target: float | None = None
+    space: SpaceOptions | None = None
 
     def __post_init__(self) -> None:
-        if self.max_params is None and self.max_macs is None:
-            raise UsageError("a budget needs a cap: give --max-params N, --max-macs N or --budget NAME")
-        for name in ("max_params", "max_macs"):
+        for name in CAPS:
             _require_whole(name, getattr(self, name), None)
+        if self.max_params is None and self.max_macs is None and self.max_flash is None:
+            raise UsageError(
+                "a budget needs a cap: give --max-params N, --max-macs N or --budget NAME"
+                if self.max_ram is None else
+                "a cap on RAM leaves the number of weights open: give --max-flash N or --max-params N besides"
+            )  # fmt: skip
         for name in ("brief_epochs", "full_epochs"):
             _require_whole(name, getattr(self, name), MAX_EPOCHS)
         target = self.target
@@ -68,28 +82,57 @@ class Budget:
             isinstance(target, bool) or not isinstance(target, int | float) or not 0 < target <= 100
         ):
             raise UsageError(f"target is an accuracy in percent, over 0 and at most 100, not {_shown(self.target)}")
+        if not isinstance(self.space, SpaceOptions | None):
+            raise UsageError(f"space is a table of options, [space], not {_shown(self.space)}")
         if self.dataset is not None and (not isinstance(self.dataset, str) or not self.dataset):
             raise UsageError(f"dataset is a name, not {_shown(self.dataset)}")
 
-    def share(self, num_params: int, macs: int) -> float:
-        """Return the share of the budget that the counts use: the larger of the two, where both are capped."""
-        return max(num_params / (self.max_params or math.inf), macs / (self.max_macs or math.inf))
+    @property
+    def caps(self) -> tuple[int | None, int | None, int | None, int | None]:
+        """The caps on parameters, MACs, bytes of flash and bytes of RAM."""
+        return self.max_params, self.max_macs, self.max_flash, self.max_ram
 
-    def admits(self, num_params: int, macs: int) -> bool:
-        """Return True if both counts are within the caps; a cap is inclusive."""
-        return (self.max_params is None or num_params <= self.max_params) and (
-            self.max_macs is None or macs <= self.max_macs
-        )
+    def on(self, dataset: str | None) -> Budget:
+        """Return the budget for another data set: without epochs and target, which are for the one it names."""
+        if dataset is None or self.dataset is None or _plain(dataset) == _plain(self.dataset):
+            return self
+        return dataclasses.replace(self, dataset=dataset, brief_epochs=None, full_epochs=None, target=None)
+
+    @property
+    def caps_memory(self) -> bool:
+        """True if flash or RAM is capped."""
+        return self.max_flash is not None or self.max_ram is not None
+
+    @property
+    def most_params(self) -> int | None:
+        """A bound on the parameters that the caps admit: a parameter takes a byte of flash or more; None for none."""
+        return min((cap for cap in (self.max_params, self.max_flash) if cap is not None), default=None)
+
+    def share(self, *counts: int) -> float:
+        """Return the share of the budget that counts in the order of `caps` use: the largest of what is capped.
+
+        Those of flash and RAM may be left out where neither is capped.
+        """
+        return max(count / (cap or math.inf) for count, cap in zip(counts, self.caps, strict=False))
+
+    def admits(self, *counts: int) -> bool:
+        """Return True if counts, as for `share`, are within the caps; a cap is inclusive."""
+        return all(cap is None or count <= cap for count, cap in zip(counts, self.caps, strict=False))
 
     @property
     def name(self) -> str:
         """A short name for folders: `8000-params`, `500000-macs`, or both."""
-        caps = ((self.max_params, "params"), (self.max_macs, "macs"))
-        return "-".join(f"{cap}-{unit}" for cap, unit in caps if cap is not None)
+        return "-".join(
+            f"{cap}-{name.removeprefix('max_')}" for cap, name in zip(self.caps, CAPS, strict=True) if cap is not None
+        )
 
     def __str__(self) -> str:
-        caps = ((self.max_params, "parameters"), (self.max_macs, "MACs"))
+        caps = zip(self.caps, CAP_UNITS, strict=True)
         return " and ".join(f"at most {cap:,} {unit}" for cap, unit in caps if cap is not None)
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in name.lower() if character.isalnum())
 
 
 def default_brief_epochs(max_params: int | None) -> int:
@@ -103,8 +146,8 @@ def default_brief_epochs(max_params: int | None) -> int:
 def read_budget(name: str, **overrides: Any) -> Budget:
     """Return the budget of a file: a name such as `8k` for one of `budgets/`, or a path to a TOML file.
 
-    `overrides` that are not None replace its values. Raises `UsageError` on a missing file, bad TOML, an unknown key
-    or a value that breaks a rule.
+    `overrides` that are not None replace its values; of a file for another data set the caps alone hold. Raises
+    `UsageError` on a missing file, bad TOML, an unknown key or a value that breaks a rule.
     """
     path = Path(name)
     if path.suffix != ".toml":
@@ -119,8 +162,11 @@ def read_budget(name: str, **overrides: Any) -> Budget:
     known_keys = [field.name for field in dataclasses.fields(Budget)]
     if unknown := sorted(set(fields) - set(known_keys)):
         raise UsageError(f"unknown key '{unknown[0]}' in {path}: a budget has {', '.join(known_keys)}")
-    fields |= {key: value for key, value in overrides.items() if value is not None}
-    return Budget(**fields)
+    if "space" in fields:
+        fields["space"] = SpaceOptions.of_table(fields["space"])
+    given = {key: value for key, value in overrides.items() if value is not None}
+    named = Budget(**(fields | {key: given[key] for key in given.keys() & {*CAPS}}))
+    return dataclasses.replace(named.on(given.get("dataset")), **given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +207,11 @@ _DURATION = re.compile(
     rf"(?:{_NUMBER}\s?d)?\s*(?:{_NUMBER}\s?h)?\s*(?:{_NUMBER}\s?m(?:in)?)?\s*(?:{_NUMBER}\s?s)?|{_NUMBER}",
     re.IGNORECASE,
 )
+
+
+def last_epochs(epochs: int) -> str:
+    """Return the name of a run's accuracy: `last-5`; of a run with fewer epochs it is the mean over all, `last-2`."""
+    return f"last-{min(LAST_EPOCHS, epochs)}"
 
 
 def parse_count(text: str, name: str = "a count") -> int:

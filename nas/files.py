@@ -33,6 +33,7 @@ __all__ = [
     "read_record",
     "read_text",
     "recover_folder",
+    "remove_folder",
     "replace_folder",
     "short_digest",
     "write_atomic",
@@ -226,6 +227,22 @@ def recover_folder(folder: Path) -> None:
     """Bring the old folder back if a process died between the two renames of `replace_folder`; for readers."""
     with contextlib.suppress(OSError):  # a read-only disk: the reader then finds the folder missing, and says so
         _rename_back(Path(folder).resolve())
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder at once for every reader: it is renamed aside first, and swept later where that is cut short.
+
+    A link is removed, not what it points to. Raises `StorageError`.
+    """
+    aside = _temporary(Path(folder))
+    try:
+        folder.rename(aside)
+        if aside.is_symlink():
+            aside.unlink()
+        else:
+            shutil.rmtree(aside)
+    except OSError as error:
+        raise StorageError(f"cannot delete {folder} ({error.strerror or error}): free it, and try again") from error
 
 
 def _rename_back(folder: Path) -> None:

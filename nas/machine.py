@@ -47,21 +47,34 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
 
 def memory_limit(root: Path = Path("/")) -> int | None:
     """Return the least memory limit, in bytes, of this process's cgroup and those around it; None without any."""
-    limits = []
+    return min((limit for limit, _ in _memory_limits(root)), default=None)
+
+
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Return the bytes that this process may still take; None if unknown.
+
+    That is what is free on the machine, and in each of its cgroups what the limit leaves beside memory that is taken.
+    """
+    lines = _read(root / "proc/meminfo").splitlines()
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    found += [max(0, limit - _taken(folder)) for limit, folder in _memory_limits(root)]
+    return min(found, default=None)
+
+
+def _memory_limits(root: Path) -> Iterator[tuple[int, Path]]:
+    """Yield the memory limits of this process's cgroup and those around it, each with its folder."""
     for folder in _cgroups(root, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):  # cgroup v2 and v1
             text = _read(folder / name).strip()
             if text not in ("", "max") and int(text) < _UNLIMITED:
-                limits.append(int(text))
-    return min(limits, default=None)
+                yield int(text), folder
 
 
-def available_memory(root: Path = Path("/")) -> int | None:
-    """Return the bytes that this process may still take: free on the machine, and within its limit; None if unknown."""
-    lines = _read(root / "proc/meminfo").splitlines()
-    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    limit = memory_limit(root)
-    return min(found if limit is None else [*found, limit], default=None)
+def _taken(folder: Path) -> int:
+    """Return the bytes of a cgroup that are no files of a disk, which can be read again."""
+    stat = dict(line.split() for line in _read(folder / "memory.stat").splitlines())
+    names = ("anon", "shmem") if "anon" in stat else ("total_rss", "total_shmem")  # cgroup v2, else v1
+    return sum(int(stat.get(name, 0)) for name in names)
 
 
 def environment(device: str, processor: str | None = None) -> dict[str, Any]:

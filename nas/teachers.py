@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from nas.architecture import Architecture
 from nas.data import Dataset, TrainingData
-from nas.errors import StorageError
+from nas.errors import StorageError, UsageError
 from nas.export import write_weights
 from nas.files import read_record, short_digest, write_json
 from nas.train import TEACHER, Recipe, teacher_recipe
@@ -32,6 +33,27 @@ TEACHER_SEED = 10_000
 
 MIN_TEACHER_RATIO = 4
 """Least parameters of a default teacher, in those of its student."""
+
+TEACHER_RATIO = 10
+"""Parameters that a teacher made for a data set has at least, in those of its largest student."""
+
+LEAST_WIDTH, MOST_WIDTH = 12, 128
+"""Channels of the first convolution of such a teacher."""
+
+MOST_DOUBLINGS = 2
+"""Stages after the first that are twice as wide as the one before."""
+
+MOST_MACS = 400_000_000
+"""Most MACs of such a teacher: its training would take days on a CPU."""
+
+WORTH = {"mnist": "worth 0.04 to 0.08 points to networks of 4,500 to 7,600 parameters"}
+"""Gains by the default teacher where they were measured, on validation (studies/LOG.md)."""
+
+
+def describe_teacher(schedule: str, dataset: Dataset) -> str:
+    """Return a teacher's schedule, size and worth in words."""
+    worth = WORTH.get(dataset.name, "") if schedule == TEACHER else ""
+    return f"{schedule} ({_schedule(schedule, dataset)[1]:,} parameters, {worth or 'its worth here is not measured'})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +97,47 @@ class TeacherLogits:
 def choose_teacher(choice: str | None, *, num_params: int, dataset: Dataset) -> str | None:
     """Return the schedule of the teacher for students of up to `num_params`, or None for no teacher.
 
-    `choice` is a schedule, `none`, `auto` for `train.TEACHER`, or None for `auto` on MNIST, where it was measured, and
-    none elsewhere. Raises `UsageError` for a bad schedule.
+    `choice` is a schedule, `none`, `auto` for one that suits the images, or None for `auto` where it was measured, on
+    MNIST, and none elsewhere. Raises `UsageError` for a bad schedule, and for `auto` where nothing suits.
     """
-    if choice == "none" or (choice is None and dataset.name != "mnist"):
+    if choice == "none" or (choice is None and dataset.name not in WORTH):
         return None
-    schedule = TEACHER if choice in (None, "auto") else str(choice)
-    teacher = Architecture.parse(schedule, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
-    if choice in (None, "auto") and teacher.num_params < MIN_TEACHER_RATIO * num_params:
-        return None
-    return schedule
+    if choice not in (None, "auto"):
+        return _schedule(str(choice), dataset)[0]
+    schedule, num_params_of_it = _schedule(TEACHER, dataset) if dataset.name == "mnist" else ("", 0)
+    if num_params_of_it >= MIN_TEACHER_RATIO * num_params and schedule:
+        return schedule
+    return None if choice is None else suited_teacher(num_params, dataset)
+
+
+def suited_teacher(num_params: int, dataset: Dataset) -> str:
+    """Return the schedule of a teacher for students of up to `num_params` on a data set.
+
+    Two convolutions a stage, twice as wide in each of the first, with a pool between, until the image is some seven
+    pixels wide; as narrow as ten times the student's parameters allow. Raises `UsageError` where that takes too long to
+    train.
+    """
+    _, height, width = dataset.input_shape
+    pools = max(1, round(math.log2(min(height, width) / 7)))
+    for first in range(LEAST_WIDTH, MOST_WIDTH + 1, 2):
+        widths = [first * 2 ** min(stage, MOST_DOUBLINGS) for stage in range(pools + 1)]
+        blocks = [f"{first} {2 * first}", *(f"{wide * 2} {wide * 2}" for wide in widths[1:])]
+        schedule = " M ".join(blocks) + " G C"
+        teacher = Architecture.parse(schedule, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
+        if teacher.macs > MOST_MACS:
+            break
+        if teacher.num_params >= TEACHER_RATIO * num_params:
+            return schedule
+    raise UsageError(
+        f"no teacher of {TEACHER_RATIO} times {num_params:,} parameters has at most {MOST_WIDTH} channels at first and "
+        f"{MOST_MACS:,} MACs on {dataset.title}: name one as --teacher SCHEDULE, or give --teacher none"
+    )
+
+
+def _schedule(text: str, dataset: Dataset) -> tuple[str, int]:
+    """Return a schedule that the images suit, and its parameters. Raises `UsageError` for any other."""
+    teacher = Architecture.parse(text, input_shape=dataset.input_shape, num_classes=dataset.num_classes)
+    return text, teacher.num_params
 
 
 def teacher_groups(folds: Collection[int], training: TrainingData) -> list[tuple[int, ...]]:
@@ -175,7 +228,7 @@ class TeacherCache:
     def _home(self, architecture: Architecture, recipe: Recipe, held_out: tuple[int, ...]) -> Path:
         """Return the folder of a teacher: one for each network, recipe, data set and part of it."""
         part = [self.training.dataset.name, self.training.hash, len(self.training.train), held_out]
-        key = json.dumps([str(architecture), dataclasses.asdict(recipe), *part])
+        key = json.dumps([str(architecture), recipe.identity, *part])
         return self.folder / f"{architecture.num_params}-{short_digest(key)}"
 
 

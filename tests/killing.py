@@ -108,6 +108,12 @@ def _hook(event: str, _: object) -> None:
         act(event)
 
 
+def _add_hook() -> None:
+    if not getattr(_hook, "added", False):  # a hook stays for good
+        sys.addaudithook(_hook)
+        _hook.added = True  # type: ignore[attr-defined]
+
+
 def kill_at_event(number: int, go: Callable[[], object], *, events: frozenset[str]) -> bool:
     """Run `go` as a process that dies at its n-th audit event of those given; return whether it lived to its end.
 
@@ -120,9 +126,7 @@ def kill_at_event(number: int, go: Callable[[], object], *, events: frozenset[st
             dead.append(event)
             raise Killed
 
-    if not getattr(_hook, "added", False):  # a hook stays for good
-        sys.addaudithook(_hook)
-        _hook.added = True  # type: ignore[attr-defined]
+    _add_hook()
 
     def write() -> None:
         if dead:
@@ -138,6 +142,18 @@ def kill_at_event(number: int, go: Callable[[], object], *, events: frozenset[st
         finally:
             _hooked.clear()
     return True
+
+
+def events_of(go: Callable[[], object], *, events: frozenset[str]) -> int:
+    """How many audit events of those given `go` makes."""
+    made: list[str] = []
+    _add_hook()
+    _hooked.append(lambda event: made.append(event) if event in events else None)
+    try:
+        go()
+    finally:
+        _hooked.clear()
+    return len(made)
 
 
 def interrupt_at(call: int, go: Callable[[], object], number: int = signal.SIGINT) -> bool:

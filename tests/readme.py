@@ -176,7 +176,8 @@ def searches() -> str:
 
 
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
-    ROOT / "README.md": {"results": results, "session": session, "floors": floors},
+    ROOT / "README.md": {"results": results, "session": session},
+    ROOT / ".github" / "CONTRIBUTING.md": {"floors": floors},
     ROOT / "studies" / "README.md": {"records": all_records, "public": public_figures, "count": count},
     ROOT / "studies" / "benchmarks" / "README.md": {
         "end to end": lambda: str(toys.benchmark("end_to_end").markdown()),

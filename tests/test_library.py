@@ -108,7 +108,7 @@ def test_a_wrong_value_is_a_usage_error(wrong, message, tmp_path, monkeypatch):
 
 
 def test_search_is_the_function_whatever_is_imported():
-    script = "import nas, nas.searches, nas.cli.search; assert nas.search.__module__ == 'nas.library', nas.search"
+    script = "import nas, nas.searches, nas.cli.search; assert nas.search.__module__ == 'nas.library.searching'"
     subprocess.run([sys.executable, "-c", script], check=True)
 
 

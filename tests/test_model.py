@@ -14,7 +14,7 @@ from nas.designs import PUBLISHED_DESIGNS
 from nas.errors import UsageError
 from nas.model import TrainedNetwork, build, load_module
 
-EVERYTHING = "3x20x17: 6k7 s8k5/2vbr 8k1 8r+ s8n+ M 12k3b 12k1/2 G 7k1bn 7k1b+ C5b"
+EVERYTHING = "3x20x17: 6k7 s8k5/2vbr 8k1 8r+ s8n+ i8x3k5+ i8x1k7 i8x2/2v 12k3b 12k1/2 G 7k1bn 7k1b+ C5b"
 SHRUNK = "2x3x3: 4v 4+ s5/2 5k1+ G 5k1/2+ Cb"
 
 
@@ -100,6 +100,19 @@ def test_a_residual_adds_its_input(marks, order):
         nn.Conv2d, *[(None, nn.BatchNorm2d, nn.ReLU)[index] for index in order]
     ]  # fmt: skip
     assert torch.equal(residual(x), x + residual[2](residual[1](residual[0](x))))
+
+
+def test_an_inverted_bottleneck_adds_its_input_to_a_linear_projection():
+    model = build(Architecture.parse("1x6x6: 3 i3x2+ C G"), seed=0).eval()
+    x = model[:3](torch.randn(2, 1, 6, 6))
+    expand, norm, relu, depthwise, _, _, project, _ = residual = list(model[3])
+    assert [type(each) for each in (norm, relu, *residual[4:6])] == [nn.BatchNorm2d, nn.ReLU] * 2
+    assert (expand.out_channels, depthwise.groups, project.out_channels) == (6, 6, 3)
+    y = x
+    for module in residual:
+        y = module(y)
+    assert torch.equal(model[3](x), x + y)
+    assert (y < 0).any()  # no ReLU after the projection
 
 
 def test_average_pool_and_classifier_commute():

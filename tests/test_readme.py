@@ -12,7 +12,7 @@ from readme import PAGES, ROOT, generated
 import nas
 from nas.cli import app
 
-PAGES_BY_HAND = (".github/CONTRIBUTING.md", ".github/GUIDE.md", "tests/benchmarks/README.md")
+PAGES_BY_HAND = (".github/GUIDE.md", ".github/CLUSTER.md", "tests/benchmarks/README.md")
 WRITTEN = [*PAGES, *(ROOT / name for name in PAGES_BY_HAND)]
 LINKED = [*WRITTEN, ROOT / "studies/LOG.md"]
 

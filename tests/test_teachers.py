@@ -17,7 +17,17 @@ from nas.architecture import Architecture
 from nas.errors import InfeasibleError, NasError, StorageError, UsageError
 from nas.files import read_record
 from nas.searches import TeacherUse
-from nas.teachers import TEACHER_SEED, TeacherCache, TeacherRecord, choose_teacher, teacher_groups
+from nas.teachers import (
+    MOST_MACS,
+    TEACHER_RATIO,
+    TEACHER_SEED,
+    TeacherCache,
+    TeacherRecord,
+    choose_teacher,
+    describe_teacher,
+    suited_teacher,
+    teacher_groups,
+)
 from nas.train import Recipe
 from nas.workers import TRAIN_EVALUATION_IMAGES, LocalPool, TrainJob
 from nas.workers.worker import Setting
@@ -214,8 +224,9 @@ def test_a_search_learns_from_a_teacher_that_has_not_seen_its_validation_images(
     for (name, _, _), (_, fold), given in zip(pool.trained, pool.folds, pool.teacher_logits, strict=True):
         assert given == (None if name == NAME else [100 * fold + epoch for epoch in range(3 if fold == 0 else 2)])
     assert outcome.reason.teacher == TeacherUse(
-        schedule=NAME, num_params=712, epochs=6, trained=len(homes), splits=3, seconds=outcome.reason.teacher.seconds
-    )
+        schedule=NAME, num_params=712, epochs=6, trained=len(homes), splits=3, seconds=outcome.reason.teacher.seconds,
+        accuracy=pytest.approx(sum(home["last5"] for home in homes) / len(homes)),
+    )  # fmt: skip
     again = toys.Pool(2)
     toys.run(again, recipe=dataclasses.replace(DISTILLED, epochs=3), trials=4)
     assert again.trained == []
@@ -234,10 +245,37 @@ def test_the_time_limit_holds_while_teachers_are_trained():
 def test_who_gets_a_teacher():
     mnist, other = data.find_dataset("mnist"), data.find_dataset("synthetic")
     assert choose_teacher(None, num_params=8000, dataset=mnist) == train.TEACHER
-    assert choose_teacher("auto", num_params=8000, dataset=other) == train.TEACHER
+    assert choose_teacher("auto", num_params=8000, dataset=mnist) == train.TEACHER
+    assert choose_teacher("auto", num_params=8000, dataset=other) == suited_teacher(8000, other)
     assert choose_teacher(None, num_params=8000, dataset=other) is None
     assert choose_teacher("none", num_params=8000, dataset=mnist) is None
     assert choose_teacher(None, num_params=50_000, dataset=mnist) is None
     assert choose_teacher("12 M 16 G C", num_params=50_000, dataset=mnist) == "12 M 16 G C"
     with pytest.raises(UsageError, match="twelve"):
         choose_teacher("twelve M", num_params=8000, dataset=mnist)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("side", [8, 16, 28, 32, 48, 96])
+@pytest.mark.parametrize("num_params", [500, 11_400, 100_000])
+def test_a_teacher_suits_the_input_and_the_student(channels, side, num_params):
+    shape = (channels, side, side)
+    dataset = data.Dataset(name="x", title="X", input_shape=shape, classes=tuple("abc"), num_train=9, num_test=9)
+    if (side, num_params) == (96, 100_000):
+        with pytest.raises(UsageError, match="no teacher of 10 times 100,000 parameters"):
+            suited_teacher(num_params, dataset)
+        return
+    schedule = suited_teacher(num_params, dataset)
+    teacher = Architecture.parse(schedule, input_shape=shape, num_classes=3)
+    assert teacher.num_params >= TEACHER_RATIO * num_params
+    assert teacher.macs <= MOST_MACS
+    assert f"{teacher.num_params:,} parameters, its worth here is not measured" in describe_teacher(schedule, dataset)
+
+
+def test_what_the_default_teacher_was_worth_is_stated():
+    assert "0.04 to 0.08 points" in describe_teacher(train.TEACHER, data.find_dataset("mnist"))
+
+
+def test_a_teacher_that_is_asked_for_and_that_nothing_suits_is_refused():
+    with pytest.raises(UsageError, match="no teacher of 10 times 9,000,000 parameters"):
+        choose_teacher("auto", num_params=9_000_000, dataset=data.find_dataset("cifar10"))

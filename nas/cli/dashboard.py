@@ -7,33 +7,41 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.options import Storage, StudyName
-from nas.errors import UsageError
+from nas.cli.options import DataDir, Storage, StudyArgument, StudyName, one_study
+from nas.errors import NasError, UsageError
 
 
 def dashboard(
-    study: StudyName = None,
+    study: StudyArgument = None,
+    named: StudyName = None,
     storage: Storage = None,
+    data_dir: DataDir = None,
     host: Annotated[str, typer.Option(help="Address to listen on; whoever reaches it sees all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
 ) -> None:
-    """Open the study in optuna-dashboard."""
-    from nas.report import make_console
+    """Open the study in optuna-dashboard, with its answer as a note, and its report and drawings with the winner."""
+    from nas.report import artifact_store, make_console, publish
     from nas.study import StudyStore, latest_study
 
+    study = one_study(study, named)
     store = StudyStore.open(study or ("" if storage else latest_study()), storage)
     try:
         from optuna_dashboard import run_server
     except ImportError:
         raise UsageError("nas dashboard needs optuna-dashboard: pip install 'nas[dashboard]'") from None
     console = make_console()
+    if store.is_ours and "architecture" not in store.attrs["settings"]:
+        try:
+            publish(study or store.base, storage, data_dir=data_dir)
+        except NasError as error:  # a study that cannot be written to is shown all the same
+            console.print(f"warning: no note was written: {error}", style="yellow", markup=False)
     if not _is_loopback(host):
         console.print(
             f"warning: {host} is not loopback: whoever reaches it sees and can change the study", style="yellow"
         )
     console.print(f"{store.name} on http://{host}:{port}/ (Ctrl-C ends it)", markup=False)
     try:
-        run_server(store.storage, host=host, port=port)
+        run_server(store.storage, host=host, port=port, artifact_store=artifact_store(store))
     except OSError as error:
         raise UsageError(
             f"{host}:{port} cannot be listened on ({error.strerror or error}): give another --port or --host"

@@ -78,7 +78,13 @@ def _print_evaluation(result: Evaluation, fields: dict[str, Any], *, as_json: bo
     if as_json:
         print(json.dumps(fields, indent=1))
         return
+    from nas.report import recall_text
+
     verdict = "agrees" if result.agrees else "DISAGREES"
+    by_class = "" if result.class_counts is None else (
+        f"balanced     {fields['balanced_accuracy']:.2f}%, the mean recall of the classes, which differ in size\n"
+        f"{recall_text(result.dataset.classes, result.recalls, result.class_counts)}\n"
+    )  # fmt: skip
     images = {True: "the same test images", False: "other test images", None: "its test images are not on record"}
     print(
         f"{fields['schedule']}\n"
@@ -87,6 +93,7 @@ def _print_evaluation(result: Evaluation, fields: dict[str, Any], *, as_json: bo
         f"weights of seed {result.seed} (the middle one of {plural(len(result.run.result.seeds), 'seed')}) "
         f"after {plural(result.run.result.epochs, 'epoch')}\n"
         f"test split   {result.correct}/{result.count} ({result.accuracy:.2f}%)  loss {result.loss:.4f}\n"
+        f"{by_class}"
         f"result.json  {result.stated}/{result.count} ({result.stated_accuracy:.2f}%)  last epoch of seed {result.seed}"
         f"; {images[result.same_images]}\n"
         f"{verdict}: the numbers of correct images differ by {abs(result.correct - result.stated)}, "

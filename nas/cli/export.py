@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from nas.cli.options import AsJson, DataDir, Quiet, make_machine
+from nas.cli.options import AsJson, DataDir, Quiet, Storage, make_machine
 
 if TYPE_CHECKING:
     from nas.library import Exported
@@ -36,6 +36,11 @@ def export(
     check: Annotated[
         Check, typer.Option(help="The images that the exports are checked on; test is an opening, and recorded.")
     ] = "validation",
+    storage: Storage = None,
+    qat: Annotated[
+        bool, typer.Option("--qat", help="Train the int8 network a few epochs more where quantisation loses accuracy.")
+    ] = False,
+    cmsis_nn: Annotated[bool, typer.Option("--cmsis-nn", help="C code that calls Arm's CMSIS-NN as well.")] = False,
     data_dir: DataDir = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -50,16 +55,19 @@ def export(
 
     if folder is None:
         raise UsageError("name the folder to write with -o DIR")
+    from nas.export import ExportOptions
     from nas.library import export_network
 
     def show(target: str) -> None:
         if not quiet:
-            print(f"{target}: writing and checking ...", file=sys.stderr, flush=True)
+            doing = "loading" if target == "images" else "writing and checking"
+            print(f"{target}: {doing} ...", file=sys.stderr, flush=True)
 
-    if not quiet:
-        print("loading the network and its images ...", file=sys.stderr, flush=True)
     machine = make_machine(data_dir, "cpu", "auto", None, quiet)
-    result = export_network(network, to=to, folder=folder, check=check, machine=machine, on_target=show)
+    options = ExportOptions(qat=qat, cmsis_nn=cmsis_nn)
+    result = export_network(
+        network, to=to, folder=folder, storage=storage, check=check, machine=machine, options=options, on_target=show,
+    )  # fmt: skip
     if as_json:
         print(json.dumps(dataclasses.asdict(result), indent=1, default=str))
     else:

@@ -7,11 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas.cli.options import AsJson, BudgetFile, DatasetName, MaxMacs, MaxParams, Seed, bytes_option, make_budget
+from nas.cli.options import (
+    AsJson,
+    BudgetFile,
+    DatasetName,
+    MaxFlash,
+    MaxMacs,
+    MaxParams,
+    MaxRam,
+    Seed,
+    make_budget,
+)
 
 if TYPE_CHECKING:
     from nas.architecture import Architecture
-    from nas.export import Deployment
+    from nas.footprint import Deployment, DeviceLimit, Kind
 
 DOES_NOT_FIT = 1
 
@@ -24,33 +34,35 @@ def count(
     board: Annotated[
         str | None, typer.Option(help="Does its C code fit a board? Such as pico or microbit; all for every known one.")
     ] = None,
-    max_flash: Annotated[
-        int | None, typer.Option(help="Most bytes of flash of the C code, such as 64k.", **bytes_option())
-    ] = None,
-    max_ram: Annotated[
-        int | None, typer.Option(help="Most bytes of RAM of the C code with its input image.", **bytes_option())
-    ] = None,
+    max_flash: MaxFlash = None,
+    max_ram: MaxRam = None,
     as_float: Annotated[bool, typer.Option("--float", help="Count float32 C code and not int8.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Count a network without building it: layers, shapes, parameters, MACs, activation memory, and whether it fits.
 
     A block is a width such as 8 with marks around it: s before it makes it separable; after it, in this order, kN is
-    the kernel, /N the stride, v valid, b bias, n no norm, r conv-ReLU-norm, + residual. M is a max-pool, G the global
-    pool, C or Cb the classifier. A cap is inclusive; exits with 1 where one is given and not met. --board, --max-flash
-    and --max-ram count what the C code of `nas export --to c` takes of a device, as that export plans it.
+    the kernel, /N the stride, v valid, b bias, n no norm, r conv-ReLU-norm, + residual. An inverted bottleneck is i8x4:
+    i, its width, x and its expansion, then kN, /N, v and +. M is a max-pool, G the global pool, C or Cb the classifier.
+    A cap is inclusive; exits with 1 where one is given and not met. --board, --max-flash and --max-ram count what the C
+    code of `nas export --to c` takes of a device, as that export plans it.
     """
     from nas.architecture import Architecture
-    from nas.export import folded_params
+    from nas.footprint import counts, folded_params
 
     architecture = Architecture.parse(schedule)
     limits = None
     if max_params is not None or max_macs is not None or budget is not None:
         limits = make_budget(max_params, max_macs, budget)
-    fits = None if limits is None else limits.admits(architecture.num_params, architecture.macs)
+    fits = None if limits is None else limits.admits(*counts(architecture, limits))
     deployment = None
-    if board is not None or max_flash is not None or max_ram is not None or as_float:
-        deployment = _deployment(architecture, board, max_flash, max_ram, "float32" if as_float else "int8")
+    stated: tuple[DeviceLimit, ...] = (
+        () if limits is None or not limits.caps_memory else (_limit("the budget", *limits.caps[2:]),)
+    )
+    if max_flash is not None or max_ram is not None:
+        stated += (_limit("the limits given", max_flash, max_ram),)
+    if board is not None or stated or as_float:
+        deployment = _deployment(architecture, board, stated, "float32" if as_float else "int8")
         fits = fits is not False and deployment.fits
     if as_json:
         fields: dict[str, Any] = {
@@ -74,16 +86,20 @@ def count(
         raise typer.Exit(DOES_NOT_FIT)
 
 
+def _limit(title: str, flash: int | None, ram: int | None) -> DeviceLimit:
+    from nas.footprint import DeviceLimit
+
+    return DeviceLimit(title=title, flash=flash, ram=ram, required=True)
+
+
 def _deployment(
-    architecture: Architecture, board: str | None, max_flash: int | None, max_ram: int | None, kind: Any
+    architecture: Architecture, board: str | None, stated: tuple[DeviceLimit, ...], kind: Kind
 ) -> Deployment:
     """Return what the C code takes, and the limits that it is held against: those named, or every known board."""
     from nas.budget import find_board, read_boards
-    from nas.export import Deployment, DeviceLimit, footprint
+    from nas.footprint import Deployment, DeviceLimit, footprint
 
-    limits = []
-    if max_flash is not None or max_ram is not None:
-        limits.append(DeviceLimit(title="the limits given", flash=max_flash, ram=max_ram, required=True))
+    limits = list(stated)
     everyone = board is None and not limits
     if board is not None and not (everyone := board.strip().lower() == "all"):
         limits.append(DeviceLimit.of_board(find_board(board), required=True))

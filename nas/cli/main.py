@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,14 +15,17 @@ from nas.cli.dashboard import dashboard
 from nas.cli.data import data
 from nas.cli.evaluate import evaluate
 from nas.cli.export import export
+from nas.cli.help import Command
 from nas.cli.inspect import count, space
 from nas.cli.plot import plot
 from nas.cli.predict import predict
 from nas.cli.report import report
 from nas.cli.search import search
 from nas.cli.show import show
+from nas.cli.study import study
 from nas.cli.train_best import train_best
 from nas.cli.tune import tune
+from nas.cli.watch import watch
 from nas.errors import NasError
 
 INTERRUPTED = 130
@@ -33,19 +36,27 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with: nas search --max-params 8000",
 )
-app.command(epilog="Example: nas search --max-params 8000 --trials 100")(search)
-app.command("train-best", epilog="Example: nas train-best --seeds 3")(train_best)
-app.command(epilog="Example: nas show --top 5")(show)
-app.command(epilog="Example: nas report mnist-8000-params")(report)
-app.command(epilog="Example: nas plot parameters -o front.svg")(plot)
-app.command(epilog="Example: nas evaluate studies/records/8000")(evaluate)
-app.command(epilog="Example: nas export 8000 --to onnx,int8,c -o exported")(export)
-app.command(epilog="Example: nas predict scans/ --network 8000 --csv")(predict)
-app.command(epilog="Example: nas count '8vr 9vr 10vr M 12vr 16vr 20vr C G' --max-params 8000")(count)
-app.command(epilog="Example: nas space --max-params 8000 --samples 100000")(space)
-app.command(epilog="Example: nas tune --architecture '8vr 9vr 10vr M 12vr 16vr 20vr C G' --timeout 2h")(tune)
+EXAMPLES: tuple[tuple[Callable[..., None], str], ...] = (
+    (search, "nas search --max-params 8000 --trials 100"),
+    (train_best, "nas train-best --seeds 3"),
+    (show, "nas show --top 5"),
+    (watch, "nas watch mnist-8000-params"),
+    (report, "nas report mnist-8000-params"),
+    (plot, "nas plot parameters -o front.svg"),
+    (evaluate, "nas evaluate studies/records/8000"),
+    (export, "nas export 8000 --to onnx,int8,c -o exported"),
+    (predict, "nas predict scans/ --network 8000 --csv"),
+    (count, "nas count '8vr 9vr 10vr M 12vr 16vr 20vr C G' --max-params 8000"),
+    (space, "nas space --max-params 8000 --samples 100000"),
+    (tune, "nas tune --architecture '8vr 9vr 10vr M 12vr 16vr 20vr C G' --timeout 2h"),
+    (dashboard, "nas dashboard --study mnist-8000-params"),
+)
+"""The commands in the order of the help, each with the example that its own help ends with."""
+
+for _command, _example in EXAMPLES:
+    app.command(_command.__name__.replace("_", "-"), cls=Command, epilog=f"Example: {_example}")(_command)
+app.add_typer(study, name="study")
 app.add_typer(data, name="data")
-app.command(epilog="Example: nas dashboard --study mnist-8000-params")(dashboard)
 
 
 def _print_version(wanted: bool) -> None:
@@ -58,15 +69,18 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
     """Neural architecture search for small image networks under a hard parameter budget."""
+    if context.obj is not None:
+        context.obj()
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line."""
+def main(arguments: Sequence[str] | None = None, *, on_command: Callable[[], object] | None = None) -> None:
+    """Run the command line; `on_command` is called when the command is about to begin."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by the shell
@@ -74,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # an ASCII terminal shows "?" and not a traceback
     try:
-        app(args=list(arguments) if arguments is not None else None, standalone_mode=True)
+        app(args=list(arguments) if arguments is not None else None, standalone_mode=True, obj=on_command)
         sys.stdout.flush()
     except NasError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from nas.budget import Budget, parse_count, parse_duration, read_budget
+from nas.budget import Budget, find_board, parse_count, parse_duration, read_budget
 from nas.errors import UsageError
 
-BackendName = Literal["auto", "kernels", "torch"]
+BackendName = Literal["auto", "kernels", "torch", "population"]
 
 
 def parsed(parse: Callable[[str], Any], metavar: str) -> dict[str, Any]:
@@ -47,44 +47,67 @@ MaxMacs = Annotated[
     int | None,
     typer.Option("--max-macs", help="Most multiply-accumulates per image.", **parsed(parse_count, "N")),
 ]
+MaxFlash = Annotated[
+    int | None,
+    typer.Option("--max-flash", help="Most bytes of flash of the int8 C code, such as 16k.", **bytes_option()),
+]
+MaxRam = Annotated[
+    int | None,
+    typer.Option("--max-ram", help="Most bytes of RAM of the int8 C code, its input image included.", **bytes_option()),
+]
 BudgetFile = Annotated[str | None, typer.Option("--budget", help="A track such as 8k, or a .toml file.")]
 DatasetName = Annotated[
     str | None,
     typer.Option(
         "--dataset",
         help="mnist, fashion-mnist, kmnist, emnist-digits, cifar10, mnist-5k, synthetic, or own images: the PATH of a "
-        "folder with a folder for each class, or of a .npz file.",
+        "folder with a folder for each class, or of a .npz file; or torchvision:NAME, any set of torchvision.",
     ),
 ]
 DataDir = Annotated[
     Path | None,
     typer.Option("--data-dir", help="Data set folder (default: NAS_DATA_DIR, else the user cache)."),
 ]
-_OWN = "Own images"  # a panel of the help
 ImageSize = Annotated[
     int | None,
-    typer.Option("--image-size", rich_help_panel=_OWN, help="Side in pixels (default: near the images' own)."),
+    typer.Option("--image-size", help="Side in pixels (default: near the images' own)."),
 ]
-Crop = Annotated[
-    bool, typer.Option("--crop", rich_help_panel=_OWN, help="Cut the middle square out (default: add bars).")
-]
+Crop = Annotated[bool, typer.Option("--crop", help="Cut the middle square out (default: add bars).")]
 Grayscale = Annotated[
     bool | None,
-    typer.Option("--grayscale/--color", rich_help_panel=_OWN, help="One channel or three (default: grey if all are)."),
+    typer.Option("--grayscale/--color", help="One channel or three (default: grey if all are)."),
 ]
 Background = Annotated[
     Literal["white", "black"] | None,
-    typer.Option("--background", rich_help_panel=_OWN,
+    typer.Option("--background",
                  help="Behind transparent pixels, and of bars (default: white behind pixels, black bars)."),
 ]  # fmt: skip
-SkipUnreadable = Annotated[
-    bool, typer.Option("--skip-unreadable", rich_help_panel=_OWN, help="Leave out files that cannot be read.")
-]
-AllowDuplicates = Annotated[
-    bool, typer.Option("--allow-duplicates", rich_help_panel=_OWN, help="Take equal files in two splits.")
-]
+SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="Leave out files that cannot be read.")]
+AllowDuplicates = Annotated[bool, typer.Option("--allow-duplicates", help="Take equal files in two splits.")]
+Mirror = Annotated[
+    bool | None,
+    typer.Option("--mirror/--no-mirror", help="Mirror images at random (default: by data set; own images not).",
+                 show_default=False),
+]  # fmt: skip
+Augment = Annotated[
+    str | None,
+    typer.Option(
+        "--augment", metavar="NAME=N,...",
+        help="Other random changes than the data set's: degrees, translate, scale, shear, crop, jitter, cutout, such "
+        "as crop=4,cutout=8 (pixels); or none.",
+    ),
+]  # fmt: skip
+ClassWeights = Annotated[
+    float | None,
+    typer.Option("--class-weights", metavar="0..1",
+                 help="Draw images of rare classes more often: 1 all classes alike, 0.5 half-way (default: 0)."),
+]  # fmt: skip
 Seed = Annotated[int, typer.Option(help="Random seed.", min=0, max=2**31 - 1)]
 StudyName = Annotated[str | None, typer.Option("--study", help="Study name (default: the latest).")]
+StudyArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[STUDY]", show_default=False, help="Study name, or --study (default: the latest)."),
+]
 Storage = Annotated[
     str | None,
     typer.Option(
@@ -92,7 +115,10 @@ Storage = Annotated[
         help="Optuna storage: URL, SQLite file or .log journal (default: NAS_STORAGE, else studies/NAME/study.db).",
     ),
 ]  # fmt: skip
-Teacher = Annotated[str | None, typer.Option("--teacher", help="Distillation teacher: auto, none or a schedule.")]
+Teacher = Annotated[
+    str | None,
+    typer.Option("--teacher", help="Distillation teacher: auto (one that suits the images), none or a schedule."),
+]
 Timeout = Annotated[
     float | None, typer.Option(help="Time limit for everything, such as 90s, 20m or 1h30m.",
                                **parsed(parse_duration, "TIME")),
@@ -100,9 +126,19 @@ Timeout = Annotated[
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Parallel trainings (default: one per core, 4 on a GPU).")
 ]
+Cluster = Annotated[
+    str | None,
+    typer.Option("--cluster", help="Train on a Ray cluster: ray (this machine, or RAY_ADDRESS) or ray://HOST:PORT."),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda; auto is cuda where there is one.")]
-Backend = Annotated[BackendName, typer.Option("--backend", help="Training backend; `kernels` is CPU only.")]
+Backend = Annotated[
+    BackendName,
+    typer.Option("--backend", help="Training backend; `kernels` is CPU only, `population` trains all workers as one."),
+]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.html into the study's folder.")]
+TensorBoardFolder = Annotated[
+    Path | None, typer.Option("--tensorboard", metavar="DIR", help="Write event files for TensorBoard below DIR.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 RequireTarget = Annotated[bool, typer.Option("--require-target", help="Exit with 1 where the target is not met.")]
@@ -112,11 +148,22 @@ TARGET_MISSED = 1
 
 
 def make_budget(max_params: int | None, max_macs: int | None, name: str | None, **overrides: Any) -> Budget:
-    """Return the caps of the command line over those of a budget file."""
+    """Return the caps of the command line over those of a budget file; `board` names one whose memory is the cap."""
     fields = {"max_params": max_params, "max_macs": max_macs, **overrides}
+    if (board := fields.pop("board", None)) is not None:
+        found = find_board(board)
+        for cap, size in (("max_flash", found.flash), ("max_ram", found.ram)):
+            fields[cap] = min(size, fields.get(cap) or size)
     if name is not None:
         return read_budget(name, **fields)
     return Budget(**{key: value for key, value in fields.items() if value is not None})
+
+
+def one_study(argument: str | None, option: str | None) -> str | None:
+    """Return the study that is named by its place or by --study. Raise `UsageError` where they differ."""
+    if argument is not None and option not in (None, argument):
+        raise UsageError(f"two studies are named, '{argument}' and --study '{option}': give one")
+    return option if argument is None else argument
 
 
 def make_machine(
@@ -143,6 +190,28 @@ def make_images(
         image_size=image_size, crop=crop, grayscale=grayscale, background=background, skip_unreadable=skip_unreadable,
         allow_duplicates=allow_duplicates,
     )  # fmt: skip
+
+
+def make_augmentation(mirror: bool | None, text: str | None) -> dict[str, float] | None:
+    """Return the recipe's fields that `--mirror` and `--augment` name; None where neither is given."""
+    with sign_of_life(quiet=False):
+        from nas.train import AUGMENTATION
+
+    fields: dict[str, float] = {}
+    if text is not None and text.strip().lower() == "none":
+        fields = dict.fromkeys(AUGMENTATION, 0)
+    elif text is not None:
+        for part in text.split(","):
+            name, _, value = (word.strip() for word in part.partition("="))
+            try:
+                fields[name] = float(value) if set(value) & set(".e") else int(value)
+            except ValueError:
+                raise UsageError(
+                    f"--augment takes names with a number, such as crop=4,cutout=8, not {part!r}"
+                ) from None
+    if mirror is not None:
+        fields["mirror"] = 0.5 if mirror else 0.0
+    return fields or None
 
 
 @contextlib.contextmanager

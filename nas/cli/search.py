@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -13,18 +14,23 @@ from nas.cli.options import (
     TARGET_MISSED,
     AllowDuplicates,
     AsJson,
+    Augment,
     Backend,
     Background,
     BudgetFile,
+    ClassWeights,
+    Cluster,
     Crop,
     DataDir,
     DatasetName,
     Device,
     Grayscale,
     ImageSize,
+    MaxFlash,
     MaxMacs,
     MaxParams,
-    NoReport,
+    MaxRam,
+    Mirror,
     Quiet,
     RequireTarget,
     Seed,
@@ -32,11 +38,14 @@ from nas.cli.options import (
     Storage,
     Target,
     Teacher,
+    TensorBoardFolder,
     Timeout,
     Workers,
+    make_augmentation,
     make_budget,
     make_images,
     make_machine,
+    plural,
 )
 from nas.cli.report import write_quietly
 
@@ -49,6 +58,9 @@ if TYPE_CHECKING:
 def search(
     max_params: MaxParams = None,
     max_macs: MaxMacs = None,
+    max_flash: MaxFlash = None,
+    max_ram: MaxRam = None,
+    board: Annotated[str | None, typer.Option(help="The flash and RAM of a board are caps, such as stm32f030.")] = None,
     budget: BudgetFile = None,
     dataset: DatasetName = None,
     data_dir: DataDir = None,
@@ -58,6 +70,13 @@ def search(
     background: Background = None,
     skip_unreadable: SkipUnreadable = False,
     allow_duplicates: AllowDuplicates = False,
+    mirror: Mirror = None,
+    augment: Augment = None,
+    class_weights: ClassWeights = None,
+    metric: Annotated[
+        Literal["accuracy", "balanced-accuracy"],
+        typer.Option(help="What is compared on validation; balanced: the mean recall of the classes."),
+    ] = "accuracy",
     trials: Annotated[
         int | None,
         typer.Option(min=1, help="Finished trials in total, resumed included (default: 50; front 100)."),
@@ -67,19 +86,24 @@ def search(
         int | None, typer.Option(min=1, help="Stop the brief trials after this many without a new best one.")
     ] = None,
     workers: Workers = None,
+    cluster: Cluster = None,
     seed: Seed = 0,
     study: Annotated[
         str | None, typer.Option("--study", help="Study name (default: made of the data set and the caps).")
     ] = None,
     storage: Storage = None,
+    artifacts: Annotated[
+        str | None,
+        typer.Option(help="Folder or s3://BUCKET for weights, which all machines of a study reach (remembered)."),
+    ] = None,
     sampler: Annotated[Literal["guided", "tpe", "random"], typer.Option(help="What proposes schedules.")] = "guided",
     pruner: Annotated[Literal["median", "none"], typer.Option(help="What stops brief trials.")] = "median",
     pareto: Annotated[
         bool, typer.Option("--pareto", help="Search the whole front of accuracy against parameters under the cap.")
     ] = False,
-    published: Annotated[
-        bool, typer.Option("--published/--no-published", help="Try the published designs that fit first.")
-    ] = True,
+    no_published: Annotated[
+        bool, typer.Option("--no-published", help="Leave out the published designs, which come first otherwise.")
+    ] = False,
     brief_epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs of a brief trial (default: 3, more under 6,000 parameters).")
     ] = None,
@@ -98,7 +122,11 @@ def search(
     backend: Backend = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and ten proposals; train nothing.")] = False,
     require_target: RequireTarget = False,
-    no_report: NoReport = False,
+    report: Annotated[
+        bool | None,
+        typer.Option("--report/--no-report", help="Keep report.html fresh, or write none (default: at the end)."),
+    ] = None,
+    tensorboard: TensorBoardFolder = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -106,21 +134,28 @@ def search(
 
     Run the same command again to resume. Only training and validation images are used.
     """
-    limits = make_budget(max_params, max_macs, budget, dataset=dataset, target=target, brief_epochs=brief_epochs)
+    limits = make_budget(
+        max_params, max_macs, budget, max_flash=max_flash, max_ram=max_ram, board=board, dataset=dataset, target=target,
+        brief_epochs=brief_epochs,
+    )  # fmt: skip
     settings: dict[str, Any] = {
         "trials": trials, "timeout": timeout, "patience": patience, "seed": seed, "sampler": sampler, "pruner": pruner,
-        "pareto": pareto, "published": published, "finalists": finalists, "finalist_seeds": finalist_seeds,
-        "finalist_epochs": finalist_epochs, "teacher": teacher,
+        "pareto": pareto, "published": not no_published, "finalists": finalists, "finalist_seeds": finalist_seeds,
+        "finalist_epochs": finalist_epochs, "teacher": teacher, "augmentation": make_augmentation(mirror, augment),
+        "class_weights": class_weights, "metric": metric,
     }  # fmt: skip
     images = make_images(image_size, crop, grayscale, background, skip_unreadable, allow_duplicates)
-    machine = make_machine(data_dir, device, backend, workers, quiet, images=images)
+    machine = make_machine(data_dir, device, backend, workers, quiet, images=images, cluster=cluster)
     if dry_run:
-        _dry_run(limits, study, machine, settings)
+        _dry_run(limits, (study, storage), machine, settings)
         return
     from nas.library import search as find
 
-    result = find(limits, study=study, storage=storage, machine=machine, **settings)
-    if not no_report:
+    result = find(
+        limits, study=study, storage=storage, artifacts=artifacts, machine=machine, report=bool(report),
+        tensorboard=tensorboard, **settings,
+    )  # fmt: skip
+    if report is not False:
         write_quietly(result.reason.study, storage, data_dir)
     _print_result(result, storage, as_json=as_json, quiet=quiet)
     wanted = result.reason.target
@@ -128,28 +163,34 @@ def search(
         raise typer.Exit(TARGET_MISSED)
 
 
-def _dry_run(limits: Budget, study: str | None, machine: Machine, given: dict[str, Any]) -> None:
-    """Print what a search would do, and its first ten proposals; nothing is downloaded."""
+def _dry_run(limits: Budget, place: tuple[str | None, str | None], machine: Machine, given: dict[str, Any]) -> None:
+    """Print what a search would do, and its first ten proposals; nothing is downloaded. `place`: study and storage."""
     import numpy as np
 
     from nas.library import dataset_named
     from nas.searches import Settings
     from nas.space import DISCARDS
-    from nas.workers import default_workers
+    from nas.study import trials_to_resume
+    from nas.teachers import describe_teacher
+    from nas.train import augmentation_text
 
     found, machine = dataset_named(limits.dataset, machine), machine.resolved()
     settings = Settings.for_budget(limits, found, **given)
     space, recipe = settings.space(found), settings.recipe
-    workers = machine.workers or default_workers(machine.device)
+    workers, name = machine.count, place[0] or settings.study_name
+    resumed = trials_to_resume(name, place[1], settings.identity(space, data_hash=""))
+    standing = "" if resumed is None else f" (it is there, with {plural(resumed, 'trial')})"
     print(
-        f"study {study or settings.study_name}: {settings.budget} on {settings.dataset}, {workers} workers on "
+        f"study {name}{standing}: {settings.budget} on {settings.dataset}, {workers} workers on "
         f"{machine.device}\n"
-        f"{settings.trials} brief trials of {recipe.epochs} epochs, batch {recipe.batch_size}, "
+        f"{plural(settings.trials, 'brief trial')} of {plural(recipe.epochs, 'epoch')}, batch {recipe.batch_size}, "
         f"{settings.sampler} sampler, {settings.pruner} pruner, "
-        f"{'no teacher' if recipe.teacher is None else 'distilling from ' + recipe.teacher}\n"
-        f"{settings.finalists} finalists of {settings.finalist_epochs} epochs, {settings.finalist_seeds} seeds, "
-        f"{'all points of the front' if settings.pareto else 'each seed for the better three fifths of the last'}\n"
-        f"space {space.key}; smallest {space.smallest()[0]:,} parameters"
+        f"{'no teacher' if recipe.teacher is None else 'distilling from ' + describe_teacher(recipe.teacher, found)}\n"
+        f"augmentation {augmentation_text(recipe)}; full run {settings.full_epochs} epochs\n"
+        f"{plural(settings.finalists, 'finalist')} of {plural(settings.finalist_epochs, 'epoch')}, "
+        f"{plural(settings.finalist_seeds, 'seed')}, "
+        f"{'all points of the front' if settings.pareto else 'the weaker two fifths dropped after each'}\n"
+        f"space {space.key}; smallest {space.smallest()[0]:,} parameters{_memory(space.smallest())}"
     )
     rng = np.random.default_rng(settings.seed)
     seen: set[str] = set()
@@ -162,9 +203,15 @@ def _dry_run(limits: Budget, study: str | None, machine: Machine, given: dict[st
         shown.append(("drawn", proposal.architecture))
         seen.add(str(proposal.architecture))
     for kind, architecture in shown:
-        print(f"{kind:<9}  {architecture.num_params:>7,}  {architecture.macs:>11,} MACs  {architecture}")
+        memory = _memory(space.counts(architecture))
+        print(f"{kind:<9}  {architecture.num_params:>7,}  {architecture.macs:>11,} MACs{memory}  {architecture}")
     print("discarded: " + ", ".join(f"{count} {reason}" for reason, count in discards.items()))
     print("dry run: nothing was trained, no study was made")
+
+
+def _memory(counts: Sequence[int]) -> str:
+    """Return the bytes of flash and RAM of a schedule's counts, where they are capped."""
+    return f", {counts[2]:,} bytes of flash, {counts[3]:,} of RAM" if len(counts) > 2 else ""
 
 
 def _print_result(result: SearchResult, storage: str | None, *, as_json: bool, quiet: bool) -> None:
@@ -192,14 +239,15 @@ def _print_result(result: SearchResult, storage: str | None, *, as_json: bool, q
 
 def _next_steps(result: SearchResult, storage: str | None) -> str:
     """Return the commands to type next, quoted for a shell."""
+    from nas.machine import redact_url
     from nas.report import REPORT
-    from nas.study import redact, study_folder
+    from nas.study import study_folder
 
     name = result.reason.study
     quoted = shlex.quote(name)
     pick = f"        nas train-best --study {quoted} --pick TRIAL\n" if result.reason.front is not None else ""
-    at = f" --storage {shlex.quote(redact(storage))}" if storage else ""
-    where = redact(storage) if storage else study_folder(name) / "study.db"
+    at = f" --storage {shlex.quote(redact_url(storage))}" if storage else ""
+    where = redact_url(storage) if storage else study_folder(name) / "study.db"
     page = study_folder(name) / REPORT
     report = f"report  {page}\n" if page.is_file() else ""
     return (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas.cli.options import Storage, StudyName
+from nas.cli.options import DataDir, Storage, StudyArgument, StudyName, one_study
+from nas.errors import StorageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,18 +18,24 @@ if TYPE_CHECKING:
 
 
 def show(
-    study: StudyName = None,
+    study: StudyArgument = None,
+    named: StudyName = None,
     storage: Storage = None,
     top: Annotated[int, typer.Option(min=1, help="Number of best trials.")] = 10,
     as_csv: Annotated[bool, typer.Option("--csv", help="All trials as CSV.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="All trials as JSON.")] = False,
+    data_dir: DataDir = None,
+    images: Annotated[
+        bool, typer.Option("--images", help="Read the validation images too, for the confusion matrix: seconds.")
+    ] = False,
 ) -> None:
-    """Read a study: the studies there are, the best trials, the Pareto front of accuracy against parameters."""
+    """Read a study: the best trials, the front, finalists with their intervals, the full run, what is misread."""
     from nas.report import make_console, recipe_table
     from nas.study import StudyStore, frame, latest_study, studies_dir, study_names
 
+    study = one_study(study, named)
     name = study or ("" if storage else latest_study())
-    store = StudyStore.open(name, storage)
+    store = StudyStore.open(name, storage, read_only=True)
     table = frame(store)
     if as_csv:
         print(table.to_csv(index=False), end="")
@@ -49,27 +57,38 @@ def show(
         console.print(recipe_table(standing(store), top=top))
         return
     _show_search(store, table, console, top)
+    _show_drawings(store, console, data_dir, images=images)
 
 
 def _show_search(store: StudyStore, table: pd.DataFrame, console: Console, top: int) -> None:
-    from nas.report import account, finalist_table, trial_table
-    from nas.searches import pareto_front, read_reason
-    from nas.study import study_folder
+    from nas.report import epochs_text, trial_table
+    from nas.searches import pareto_front
 
     complete = table[table["state"] == "COMPLETE"].sort_values(["loss", "num_params"])
-    epochs = store.attrs["settings"].get("recipe.epochs", "?")
-    denominators = f"validation accuracy in percent, {epochs} epochs, seed as recorded, n = 1"
+    epochs = epochs_text(store.attrs["settings"]["recipe.epochs"])
+    denominators = f"validation accuracy in percent, {epochs}, seed as recorded, n = 1"
     console.print(trial_table(complete.head(top), title=f"{store.name}: best trials by loss, {denominators}"))
     console.print()
     points = pareto_front(complete.index, lambda row: (complete["num_params"][row], -complete["loss"][row]))
     console.print(trial_table(complete.loc[points], title="Pareto front: no smaller one had a loss as low"))
     console.print()
-    store.refresh()
-    console.print(account(store.counts()), markup=False)
-    winner = study_folder(store.base) / "best"
-    if (winner / "reason.json").is_file():
-        console.print()
-        console.print(finalist_table(read_reason(winner)))
+
+
+def _show_drawings(store: StudyStore, console: Console, data_dir: Path | None, *, images: bool) -> None:
+    """Show the drawings of a search, its finalists and full run; what needs images where it is wanted: seconds."""
+    from nas.cli.options import sign_of_life
+    from nas.report import confusion_view, findings_of, study_view
+
+    found = findings_of(store, data_dir=data_dir)
+    console.print(*study_view(found), sep="\n")
+    if found.reason is not None and not images:
+        console.print("\nThe confusion matrix on validation images: --images", style="dim")
+    elif images:
+        with sign_of_life(quiet=False):
+            view = confusion_view(found)
+        console.print(view)
+    if found.damaged:
+        raise StorageError(found.damaged[0])
 
 
 def _show_foreign(store: StudyStore, table: pd.DataFrame, console: Console, top: int) -> None:

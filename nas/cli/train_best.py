@@ -13,25 +13,33 @@ from nas.cli.options import (
     TARGET_MISSED,
     AllowDuplicates,
     AsJson,
+    Augment,
     Backend,
     Background,
+    ClassWeights,
+    Cluster,
     Crop,
     DataDir,
     DatasetName,
     Device,
     Grayscale,
     ImageSize,
+    Mirror,
     NoReport,
     Quiet,
     RequireTarget,
     SkipUnreadable,
     Storage,
+    StudyArgument,
     StudyName,
     Target,
     Teacher,
+    TensorBoardFolder,
     Workers,
+    make_augmentation,
     make_images,
     make_machine,
+    one_study,
     plural,
 )
 from nas.cli.report import write_quietly
@@ -44,8 +52,11 @@ if TYPE_CHECKING:
 
 
 def train_best(
-    study: StudyName = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs (default: the budget's, else 15).")] = None,
+    study: StudyArgument = None,
+    named: StudyName = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs (default: the budget's, else the data set's; MNIST 15).")
+    ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Number of seeds: 0, 1, ... (default: one, or the record's).")
     ] = None,
@@ -67,14 +78,19 @@ def train_best(
     background: Background = None,
     skip_unreadable: SkipUnreadable = False,
     allow_duplicates: AllowDuplicates = False,
+    mirror: Mirror = None,
+    augment: Augment = None,
+    class_weights: ClassWeights = None,
     storage: Storage = None,
     teacher: Teacher = None,
     target: Target = None,
     workers: Workers = None,
+    cluster: Cluster = None,
     device: Device = "auto",
     backend: Backend = "auto",
     require_target: RequireTarget = False,
     no_report: NoReport = False,
+    tensorboard: TensorBoardFolder = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -85,8 +101,11 @@ def train_best(
     """
     if recipe is not None and reference is not None:
         raise UsageError("--reference names the recipe too: give it without --recipe")
+    study = one_study(study, named)
     images = make_images(image_size, crop, grayscale, background, skip_unreadable, allow_duplicates)
-    machine = make_machine(data_dir, device, backend, workers, quiet or as_json, images=images).resolved()
+    machine = make_machine(
+        data_dir, device, backend, workers, quiet or as_json, images=images, cluster=cluster
+    ).resolved()
     from nas.data import prepare_dataset
     from nas.library import plan_full_run
     from nas.library import train_best as train
@@ -97,10 +116,11 @@ def train_best(
         machine=machine,
     )  # fmt: skip
     plan = plan.changed(recipe=read, epochs=epochs, seeds=seeds, target=target).with_teacher(teacher)
+    plan = plan.with_augmentation(make_augmentation(mirror, augment), found).weighted(class_weights)
     prepare_dataset(plan.dataset, data_dir=machine.data_dir, options=machine.images)
     if not as_json:
         _print_plan(plan, found, machine.device)
-    run = train(machine=machine, plan=plan)
+    run = train(machine=machine, plan=plan, tensorboard=tensorboard)
     from_study = architecture is None and reference is None
     if not no_report and ((plan.base / "study.db").is_file() or (storage is not None and from_study)):
         write_quietly(plan.base.name, storage, data_dir)
@@ -124,11 +144,19 @@ def _read_recipe(path: Path) -> Recipe:
 
 
 def _print_plan(plan: FullRunPlan, found: Dataset, device: str) -> None:
+    from nas.teachers import describe_teacher
+    from nas.train import augmentation_text
+
     chosen = plan.architecture
-    print(f"{chosen}\n{chosen.num_params:,} parameters, {chosen.macs:,} MACs, {found.title}, {device}", flush=True)
+    print(
+        f"{chosen}\n{chosen.num_params:,} parameters, {chosen.macs:,} MACs, {found.title}, {device}\n"
+        f"{plural(plan.recipe.epochs, 'epoch')}, augmentation {augmentation_text(plan.recipe)}",
+        flush=True,
+    )
     if plan.recipe.teacher is not None:
         print(
-            f"distilling from {plan.recipe.teacher} (trained first if not stored; --teacher none turns it off)",
+            f"distilling from {describe_teacher(plan.recipe.teacher, found)}, trained first if not stored; --teacher "
+            "none turns it off",
             flush=True,
         )
 

@@ -12,19 +12,24 @@ import typer
 from nas.cli.options import (
     AllowDuplicates,
     AsJson,
+    Augment,
     Backend,
     Background,
+    Cluster,
     Crop,
     DataDir,
     DatasetName,
     Device,
     Grayscale,
     ImageSize,
+    Mirror,
     Quiet,
     Seed,
     SkipUnreadable,
+    Teacher,
     Timeout,
     Workers,
+    make_augmentation,
     make_images,
     make_machine,
 )
@@ -35,9 +40,12 @@ def tune(
     study: Annotated[str | None, typer.Option("--study", help="Study of the winner (default: the latest).")] = None,
     trials: Annotated[int, typer.Option(min=1, help="Recipes in total, resumed ones included.")] = 24,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of a recipe that is not behind; the same for all.")] = 4,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of every training (default: 15).")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of every training (default: the data set's; MNIST 15).")
+    ] = None,
     timeout: Timeout = None,
     workers: Workers = None,
+    cluster: Cluster = None,
     seed: Seed = 0,
     name: Annotated[str | None, typer.Option(help="Name of the recipe study (default: data set and network).")] = None,
     dataset: DatasetName = None,
@@ -48,6 +56,9 @@ def tune(
     background: Background = None,
     skip_unreadable: SkipUnreadable = False,
     allow_duplicates: AllowDuplicates = False,
+    teacher: Teacher = "none",
+    mirror: Mirror = None,
+    augment: Augment = None,
     device: Device = "auto",
     backend: Backend = "auto",
     quiet: Quiet = False,
@@ -60,13 +71,14 @@ def tune(
     """
     began = time.monotonic()
     images = make_images(image_size, crop, grayscale, background, skip_unreadable, allow_duplicates)
-    machine = make_machine(data_dir, device, backend, workers, quiet, images=images)
+    machine = make_machine(data_dir, device, backend, workers, quiet, images=images, cluster=cluster)
     from nas.library import search_recipe
     from nas.report import duration, make_console, recipe_table
 
     reason = search_recipe(
         architecture, study=study, name=name, dataset=dataset, machine=machine, epochs=epochs,
-        trials=trials, num_seeds=seeds, seed=seed, timeout=timeout,
+        trials=trials, num_seeds=seeds, seed=seed, timeout=timeout, teacher=teacher,
+        augmentation=make_augmentation(mirror, augment),
     )  # fmt: skip
     if as_json:
         print(json.dumps(reason, indent=1))

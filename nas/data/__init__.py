@@ -7,7 +7,7 @@ an index away: no loader workers. Search and training are handed a `TrainingData
 
 from __future__ import annotations
 
-from nas.data.augmentation import augment, random_affine
+from nas.data.augmentation import Draws, apply_draws, augment, random_affine, random_colours, random_holes
 from nas.data.catalog import DATASETS, find_dataset
 from nas.data.dataset import Dataset, Normalization, Split, TrainingData
 from nas.data.folder_options import FolderOptions, ImageProgress
@@ -15,30 +15,39 @@ from nas.data.image_check import ImageCheck, check_images
 from nas.data.loading import data_root, load_training_data, own_source, prepare_dataset
 from nas.data.own_images import own_options
 from nas.data.pictures import square
-from nas.data.splits import fold_number, stratified_split, with_fold
+from nas.data.splits import IMBALANCE, fold_number, imbalanced_counts, stratified_split, with_fold
 from nas.data.test_split import open_test
+from nas.data.torchvision_sets import fetch_torchvision, torchvision_path
 
 __all__ = [
     "DATASETS",
+    "IMBALANCE",
     "Dataset",
+    "Draws",
     "FolderOptions",
     "ImageCheck",
     "ImageProgress",
     "Normalization",
     "Split",
     "TrainingData",
+    "apply_draws",
     "augment",
     "check_images",
     "data_root",
+    "fetch_torchvision",
     "find_dataset",
     "fold_number",
+    "imbalanced_counts",
     "load_training_data",
     "open_test",
     "own_options",
     "own_source",
     "prepare_dataset",
     "random_affine",
+    "random_colours",
+    "random_holes",
     "square",
     "stratified_split",
+    "torchvision_path",
     "with_fold",
 ]

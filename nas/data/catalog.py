@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from nas.data.dataset import Dataset
 from nas.data.own_sets import find_own_set
@@ -28,12 +29,22 @@ _MADE_UP = (
 )
 
 
+_STILL = {"degrees": 0.0, "translate": 0.0, "scale": 0.0, "shear": 0.0}
+_CHOICES: Mapping[str, Mapping[str, Any]] = {
+    "fashion-mnist": {"mirrors": True, "augmentation": {**_STILL, "crop": 1}, "full_epochs": 30},
+    "cifar10": {"mirrors": True, "augmentation": {**_STILL, "mirror": 0.5, "crop": 2}, "full_epochs": 60},
+    "mnist-5k": {"epoch_factor": 10},
+}
+"""How a set is trained by default where it is not as MNIST is. Digits and letters are never mirrored, nor are stripes:
+the rising ones would fall."""
+
+
 def _row(
     name: str, title: str, shape: tuple[int, int, int], classes: tuple[str, ...], sizes: tuple[int, int]
 ) -> Dataset:
     return Dataset(
         name=name, title=title, input_shape=shape, classes=classes, num_train=sizes[0], num_test=sizes[1],
-        comparable=name not in _NOTICES, notice=_NOTICES.get(name), epoch_factor=10 if name == "mnist-5k" else 1,
+        comparable=name not in _NOTICES, notice=_NOTICES.get(name), **_CHOICES.get(name, {}),
     )  # fmt: skip
 
 

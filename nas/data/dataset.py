@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from nas.budget import FULL_EPOCHS
 from nas.errors import DataError
 
 SplitName = Literal["train", "test"]
@@ -27,6 +29,9 @@ class Dataset:
     comparable: bool = True  # False: its scores cannot stand beside published ones, nor meet a target
     notice: str | None = None  # what the user has to be told before reading any score
     epoch_factor: int = 1  # default epochs are multiplied by it: a small set needs as many steps as a large one
+    full_epochs: int = FULL_EPOCHS  # of a full run by default, before that factor
+    mirrors: bool = False  # True: an image that is mirrored left to right is still one of its class
+    augmentation: Mapping[str, float] = field(default_factory=dict)  # the recipe's fields in which it differs
 
     @property
     def num_classes(self) -> int:

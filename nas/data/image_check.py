@@ -30,8 +30,6 @@ FLAT = 2.0
 """Standard deviation, of 255 levels, under which an image is blank: two of them are alike if their means are."""
 COMPARED = 50
 """Others with a part of its hash in common that an image is compared with: many blank images would take for ever."""
-IMBALANCE = 1.5
-"""Images of the largest class for one of the smallest, from which on a set is imbalanced."""
 TINY = 4
 """Pixels of a side below which an image holds next to nothing."""
 

@@ -23,6 +23,7 @@ from nas.data.own_images import OwnReader, prepare_own
 from nas.data.own_sets import OwnSet, find_own_set
 from nas.data.readers import reader_of
 from nas.data.splits import sha256, stratified_split
+from nas.data.torchvision_sets import PREFIX, fetch_torchvision, torchvision_path
 from nas.errors import DataError, UsageError
 
 _CHOOSE = "pass --data-dir DIR or set NAS_DATA_DIR=DIR"
@@ -52,7 +53,8 @@ def prepare_dataset(
     """Return the data set of that name with its training files present, downloaded if need be (bar on stderr).
 
     A path, or folder:PATH, is a folder with a folder of images for each class, or a .npz file: it is read by `options`,
-    once, and `progress` is told how far that is. The name of the data set that comes of it stands for it from then on.
+    once, and `progress` is told how far that is; so is torchvision:USPS, any set of torchvision by its class. The name
+    of the data set that comes of it stands for it from then on.
 
     Without a name: MNIST where it is present or can be downloaded, else the 5,000-image subset, whose
     `notice` the caller has to show. Call it once, in the parent, before any worker starts: two processes would
@@ -62,6 +64,8 @@ def prepare_dataset(
     images that a search must not run on.
     """
     if name is not None and (own := own_source(name)) is not None:
+        if name.startswith(PREFIX):
+            fetch_torchvision(name, data_root(data_dir), download=download, progress=progress)
         return prepare_own(own, options or FolderOptions(), progress).dataset
     if options is not None and options.given:
         raise UsageError("image options are for own images: give their folder as --dataset PATH")
@@ -80,7 +84,7 @@ def prepare_dataset(
 
 def own_source(name: str) -> Path | OwnSet | None:
     """Return the own images that a name means: a path, or a set that was prepared; None for the catalogue's names."""
-    if (path := own_path(name)) is not None:
+    if (path := torchvision_path(name) or own_path(name)) is not None:
         return path
     with contextlib.suppress(UsageError):
         return None if (known := find_dataset(name)).name in DATASETS else find_own_set(known.name)

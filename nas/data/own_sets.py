@@ -27,6 +27,12 @@ from nas.files import cannot_write, read_json, read_record, replace_folder, writ
 STEPS_OF = 40_000
 """Training images below which default epochs are multiplied, ten times at most: a set needs as many steps."""
 
+FULL_EPOCHS_OWN = 30
+"""Epochs of a full run on own images, before that factor."""
+
+SHIFT = 1.4 / 28
+"""Largest shift of an image as a share of its side: MNIST's, whose recipe has it in pixels."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OwnSet:
@@ -57,7 +63,8 @@ class OwnSet:
         return Dataset(
             name=self.name, title=self.title, input_shape=(channels, height, width), classes=self.classes,
             num_train=self.num_train, num_test=self.num_test,
-            epoch_factor=max(1, min(10, round(STEPS_OF / max(1, self.num_train)))),
+            epoch_factor=max(1, min(10, round(STEPS_OF / max(1, self.num_train)))), full_epochs=FULL_EPOCHS_OWN,
+            mirrors=True, augmentation={"translate": round(SHIFT * min(height, width), 2)},
         )  # fmt: skip
 
 

@@ -7,9 +7,19 @@ from collections.abc import Collection
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from nas.data.dataset import Normalization, Split, TrainingData
 from nas.errors import UsageError
+
+IMBALANCE = 1.5
+"""Images of the largest class for one of the smallest, from which on a set is imbalanced."""
+
+
+def imbalanced_counts(labels: Tensor, num_classes: int) -> tuple[int, ...] | None:
+    """Return the number of images of each class where they differ by more than half; None where they are balanced."""
+    counts = torch.bincount(labels.cpu(), minlength=num_classes).tolist()
+    return tuple(counts) if max(counts) > IMBALANCE * min(counts) else None
 
 
 def stratified_split(split: Split, size: int, num_classes: int, generator: torch.Generator) -> tuple[Split, Split]:

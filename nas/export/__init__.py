@@ -9,15 +9,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nas.export.footprint import Deployment, DeviceLimit, Footprint, folded_params, footprint
+from nas.export.load import load_network
 from nas.export.onnx import ONNX_TOLERANCE, check_onnx, export_onnx
 from nas.export.onnx_network import OnnxNetwork, load_onnx
 from nas.export.provenance import Provenance
 from nas.export.run import (
+    ClassScores,
     ExportedRun,
     RunResult,
     find_run,
-    load_network,
+    load_trained,
     read_result,
     read_run,
     read_seeds,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from nas.export.targets import (
         TARGETS,
         ExportedTarget,
+        ExportOptions,
         ExportSource,
         export_targets,
         parse_targets,
@@ -45,12 +47,11 @@ __all__ = [
     "ONNX_TOLERANCE",
     "TARGETS",
     "CReport",
-    "Deployment",
-    "DeviceLimit",
+    "ClassScores",
+    "ExportOptions",
     "ExportSource",
     "ExportedRun",
     "ExportedTarget",
-    "Footprint",
     "OnnxNetwork",
     "Provenance",
     "RunResult",
@@ -62,10 +63,9 @@ __all__ = [
     "export_targets",
     "find_run",
     "fold",
-    "folded_params",
-    "footprint",
     "load_network",
     "load_onnx",
+    "load_trained",
     "parse_targets",
     "read_network",
     "read_result",
@@ -85,7 +85,8 @@ __all__ = [
 ]
 
 _LATE = {
-    "TARGETS": "targets", "CReport": "c", "ExportSource": "targets", "ExportedTarget": "targets",
+    "TARGETS": "targets", "CReport": "c", "ExportOptions": "targets",
+    "ExportSource": "targets", "ExportedTarget": "targets",
     "compare_int8": "int8", "compiled_size": "c", "export_targets": "targets", "fold": "fold",
     "parse_targets": "targets", "require_targets": "targets", "write_c": "c", "write_int8": "int8",
 }  # fmt: skip

@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from nas.errors import StorageError, UsageError
-from nas.export.c_float import FLOAT_BYTES, float_flash, float_source, pixels_of_sum
-from nas.export.c_int8 import INT8_BYTES, int8_flash, int8_source
-from nas.export.c_text import c_string, fill, float_word, too_large, wrapped
-from nas.export.fold import Classifier, FoldedNetwork, fold
+from nas.errors import StorageError
+from nas.export.c_cmsis import CMSIS_LAYER_BYTES, CmsisNetwork, cmsis_source
+from nas.export.c_float import float_source, pixels_of_sum
+from nas.export.c_int8 import int8_source
+from nas.export.c_text import c_string, fill, float_word, wrapped
+from nas.export.fold import FloatClassifier, FoldedNetwork, fold
 from nas.export.integer import IntegerNetwork
-from nas.export.plan import Plan, make_plan
 from nas.files import write_atomic
+from nas.footprint import Footprint, Plan, make_plan, plan_footprint
 from nas.model import TrainedNetwork
 
 TEST_IMAGES = 10
@@ -31,23 +32,14 @@ C_TOLERANCE = 1e-4
 are taken in another order."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CSize:
-    """Bytes of a device that the C code of a network takes, counted in closed form."""
-
-    weights: int
-    """Flash for weights, biases and factors."""
-    tables: int
-    """Flash for the description of layers and stages."""
-    ram: int
-    """Static memory: the arena, the pixels between operations, the sums. The image and the logits are the caller's."""
-    image: int
-    """Memory for the image, the caller's."""
-
-    @property
-    def flash(self) -> int:
-        """Constant tables together; the code itself comes to 1 to 2 kB more."""
-        return self.weights + self.tables
+_LIBRARY = """
+# Where CMSIS-NN is, for a processor; CMSIS_CORE: the Include folder of CMSIS-Core. On a desktop add
+# CFLAGS="-O2 -D__GNUC_PYTHON__ -D__RESTRICT=__restrict"
+CMSIS_NN ?= ../CMSIS-NN
+CMSIS_CORE ?= $(CMSIS_NN)/../cmsis_core/Include
+CFLAGS += -I$(CMSIS_NN)/Include -I$(CMSIS_CORE)
+KERNELS = $(wildcard $(CMSIS_NN)/Source/*/*.c)
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +47,7 @@ class CReport:
     """A C export: its files and what it takes of a device."""
 
     files: tuple[Path, ...]
-    size: CSize
+    size: Footprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,17 +63,24 @@ class CompiledSize:
 def write_c(folder: Path, network: TrainedNetwork, images: Tensor, integer: IntegerNetwork | None = None) -> CReport:
     """Write nas_net.h, nas_net.c, nas_net_test.c, main.c and Makefile into the existing `folder`.
 
-    The code is int8 where `integer` is given (`Int8Report.network`), float32 where not. The first ten of `images`,
+    The code is int8 where `integer` is given (`Int8Report.network`), float32 where not; of a `CmsisNetwork` it calls
+    CMSIS-NN, whose own code and tables of stages the report's size leaves out. The first ten of `images`,
     uint8 (N, C, H, W), become the self-test. Raise `UsageError` where the network is too large for the code,
     `StorageError` where a file cannot be written.
     """
     folded = fold(network)
-    plan = make_plan(folded.operations if integer is None else integer.operations)
-    if problem := too_large(plan):
-        raise UsageError(problem)
+    plan = make_plan(folded.operations if integer is None else integer.operations, floats=integer is None)
+    size = plan_footprint(plan, "float32" if integer is None else "int8")
+    library = isinstance(integer, CmsisNetwork)
     if integer is None:
         plan = _with_averaging_classifier(plan, folded)
         source = float_source(plan, _title(folded, "float32"))
+    elif isinstance(integer, CmsisNetwork):
+        source, memory = cmsis_source(integer, _title(integer, "int8"))
+        size = replace(
+            size, weights=size.weights + 4 * sum(each.output_shape[0] for each in plan.convolutions),
+            tables=CMSIS_LAYER_BYTES * len(plan.convolutions), code=0, arena=memory, reserve=0,
+        )  # fmt: skip
     else:
         source = int8_source(plan, _title(integer, "int8"))
     texts = {
@@ -89,11 +88,13 @@ def write_c(folder: Path, network: TrainedNetwork, images: Tensor, integer: Inte
         "nas_net.c": f"{source}\n{_class_names(network.classes)}",
         "nas_net_test.c": _self_test(integer or folded, images[:TEST_IMAGES]),
         "main.c": fill("main.c", {}),
-        "Makefile": fill("Makefile", {}),
+        "Makefile": fill(
+            "Makefile", {"LIBRARY": _LIBRARY if library else "", "KERNELS": " $(KERNELS)" if library else ""}
+        ),
     }
     for name, text in texts.items():
         write_atomic(folder / name, text)
-    return CReport(files=tuple(folder / name for name in texts), size=_size(plan, int8=integer is not None))
+    return CReport(files=tuple(folder / name for name in texts), size=size)
 
 
 def compiled_size(folder: Path, compiler: Sequence[str] = ("cc", "-Os")) -> CompiledSize | None:
@@ -123,16 +124,9 @@ def run_command(command: Sequence[str]) -> str:
 def _with_averaging_classifier(plan: Plan, folded: FoldedNetwork) -> Plan:
     """The plan with a classifier that takes sums over the map for averages."""
     classifier = plan.classifier
-    assert isinstance(classifier, Classifier)
+    assert isinstance(classifier, FloatClassifier)
     count = pixels_of_sum(folded.operations)
     return replace(plan, classifier=replace(classifier, weight=(classifier.weight / count).astype(np.float32)))
-
-
-def _size(plan: Plan, *, int8: bool) -> CSize:
-    weights, tables = int8_flash(plan) if int8 else float_flash(plan)
-    channels, height, width = plan.stages[0].input_shape
-    ram = plan.ram(INT8_BYTES if int8 else FLOAT_BYTES)
-    return CSize(weights=weights, tables=tables, ram=ram, image=channels * height * width)
 
 
 def _title(network: FoldedNetwork | IntegerNetwork, kind: str) -> str:

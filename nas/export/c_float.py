@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from nas.export.c_text import fill, float_word, in_c_order, layer_fields, row, stage_rows, table
-from nas.export.fold import Classifier, Convolution, GlobalAveragePool, Operation
-from nas.export.plan import Plan
-
-FLOAT_BYTES = 4
-_LAYER_BYTES = 24
-_STAGE_BYTES = 28
+from nas.export.c_text import (
+    fill,
+    float_word,
+    in_c_order,
+    layer_fields,
+    row,
+    stage_rows,
+    stage_skip,
+    stages_code,
+    table,
+)
+from nas.export.fold import FloatClassifier, FloatConvolution
+from nas.footprint import GlobalAveragePool, Operation, Plan
 
 _OUTSIDE_FUNCTION = """
 /* Sum what lies outside the image, where the mean of the training images stands. */
@@ -28,22 +34,17 @@ static NOT_INLINED float outside(const struct layer *layer, const float *weights
 _OUTSIDE = """
     if (layer->pad && (window.rows < kernel || columns < kernel))
       sum += outside(layer, weights, pad + (depthwise ? layer->outputs - o : 0), first_row, end_row, first, end);"""
-_ADD = """
-          if (i + 1 == stage->add_after)
-            for (int c = 0; c < stage->inputs; c++) result[c] += @INPUT_AT@;"""
 _AVERAGE = """
   for (int i = 0; stage->average && i < channels; i++) out[i] = sums[i] / (float)(stage->height * stage->width);"""
 
 
 def float_source(plan: Plan, header: str) -> str:
     """Return nas_net.c but for the class names."""
-    convolutions = [convolution for convolution in plan.convolutions if isinstance(convolution, Convolution)]
+    convolutions = [convolution for convolution in plan.convolutions if isinstance(convolution, FloatConvolution)]
     padded = any(convolution.pad_value is not None for convolution in convolutions)
-    add = any(stage.add for stage in plan.stages)
-    stages = fill(
-        "stages.c",
+    stages = stages_code(
+        plan,
         {
-            "ADD": _ADD.replace("@INPUT_AT@", _input("at + c")) if add else "",
             "INPUT_PARAMETERS": "const uint8_t *image, const value *map",
             "INPUT_AT": _input("at + i"),
             "INPUT": "image, map",
@@ -52,11 +53,14 @@ def float_source(plan: Plan, header: str) -> str:
             "AVERAGE": _AVERAGE if any(stage.average for stage in plan.stages) else "",
             "RUN": "run_stage(&stages[i], i ? 0 : image, arena + stages[i].input);",
         },
+        total="result[c] + @SKIP@",
+        input_at=_input("at + c"),
     )
     return fill(
         "float.c",
         {
             "HEADER": header,
+            "STAGE_SKIP": stage_skip(plan),
             "TABLES": _tables(plan, convolutions),
             "ARENA": max(plan.arena, 1),
             "PIXEL_SIZE": plan.pixel,
@@ -66,19 +70,6 @@ def float_source(plan: Plan, header: str) -> str:
             "STAGES": stages,
         },
     )
-
-
-def float_flash(plan: Plan) -> tuple[int, int]:
-    """Return the bytes of weights (biases too), and of the tables that describe layers and stages."""
-    convolutions, classifier = plan.convolutions, plan.classifier
-    numbers = sum(convolution.weight.size + convolution.bias.size for convolution in convolutions)
-    numbers += classifier.weight.size + classifier.bias.size
-    numbers += sum(
-        convolution.pad_value.size
-        for convolution in convolutions
-        if isinstance(convolution, Convolution) and convolution.pad_value is not None
-    )
-    return 4 * numbers, _LAYER_BYTES * len(convolutions) + _STAGE_BYTES * len(plan.stages)
 
 
 def pixels_of_sum(operations: tuple[Operation, ...]) -> int:
@@ -94,7 +85,7 @@ def _input(index: str) -> str:
     return f"(image ? (value)image[{index}] : map[{index}])"
 
 
-def _tables(plan: Plan, convolutions: list[Convolution]) -> str:
+def _tables(plan: Plan, convolutions: list[FloatConvolution]) -> str:
     weights: list[str] = []
     biases: list[str] = []
     layers: list[str] = []
@@ -107,7 +98,7 @@ def _tables(plan: Plan, convolutions: list[Convolution]) -> str:
         if convolution.pad_value is not None:
             pad = [float_word(level) for level in convolution.pad_value]
     classifier = plan.classifier
-    assert isinstance(classifier, Classifier)
+    assert isinstance(classifier, FloatClassifier)
     parts = [
         f"enum {{ STAGES = {len(plan.stages)}, PIXELS = {plan.pixels}, FEATURES = {classifier.weight.shape[1]} }};",
         table("float", "layer_weights", weights or ["0.0f"]),

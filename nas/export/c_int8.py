@@ -5,15 +5,19 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.export.c_text import fill, float_word, in_c_order, layer_fields, row, stage_rows, table
+from nas.export.c_text import (
+    fill,
+    float_word,
+    in_c_order,
+    layer_fields,
+    row,
+    stage_rows,
+    stage_skip,
+    stages_code,
+    table,
+)
 from nas.export.integer import IntAdd, IntAverage, IntClassifier, IntConvolution, largest_sum
-from nas.export.plan import Plan
-
-INT8_BYTES = 1
-_CHANNEL_BYTES = 8
-_LAYER_BYTES = 24
-_STAGE_BYTES = 28
-_ADD_BYTES = 16
+from nas.footprint import Plan
 
 _LARGE = "  product = as_float(product);\n"
 _SHIFT = """
@@ -21,6 +25,12 @@ static value shifted(int32_t total, int shift)
 {
   total = total < 0 ? 0 : total >> shift;
   return (value)(total > 255 ? 255 : total);
+}
+"""
+_ADD_FUNCTION = """
+static value add(const struct add *terms, value skip, value term)
+{
+  return shifted(terms->skip * skip + terms->factor * term + terms->offset, terms->shift);
 }
 """
 _OUTSIDE_FUNCTION = """
@@ -41,12 +51,7 @@ static NOT_INLINED int32_t outside(const struct layer *layer, const int8_t *weig
 _OUTSIDE = """
     if (layer->zero_in && (window.rows < kernel || columns < kernel))
       sum += layer->zero_in * outside(layer, weights, first_row, end_row, first, end);"""
-_ADD = """
-          if (i + 1 == stage->add_after) {
-            const struct add *terms = adds + stage->add;
-            for (int c = 0; c < stage->inputs; c++)
-              result[c] = shifted(terms->skip * in[at + c] + terms->factor * result[c] + terms->offset, terms->shift);
-          }"""
+_ADD = "add(adds + stage->add, @SKIP@, result[c])"
 
 
 def int8_source(plan: Plan, header: str) -> str:
@@ -61,46 +66,38 @@ def int8_source(plan: Plan, header: str) -> str:
         f"    out[i] = shifted({operation.factor} * sums[i] + {operation.offset}, {operation.shift});"
         for operation in averages
     )
-    stages = fill(
-        "stages.c",
+    stages = stages_code(
+        plan,
         {
             "INPUT_PARAMETERS": "const value *in",
             "INPUT_AT": "in[at + i]",
             "INPUT": "in",
             "PIXEL": "from",
             "POOL": "stage->pool" if any(stage.pooled for stage in plan.stages) else "1",
-            "ADD": _ADD if adds else "",
             "AVERAGE": average,
             "RUN": "run_stage(&stages[i], i ? arena + stages[i].input : image);",
         },
+        total=_ADD,
+        input_at="in[at + c]",
     )
     return fill(
         "int8.c",
         {
             "HEADER": header,
+            "STAGE_SKIP": stage_skip(plan),
             "STRUCTS": structs,
             "STAGE_ADD": ", add" if adds else "",
             "TABLES": _tables(plan, convolutions, adds),
             "ARENA": max(plan.arena, 1),
             "PIXEL_SIZE": plan.pixel,
             "SUMS": plan.sums,
-            "SHIFT": _SHIFT if adds or averages else "",
+            "SHIFT": _SHIFT * bool(adds or averages) + _ADD_FUNCTION * bool(adds),
             "LARGE": _LARGE if any(largest_sum(convolution) >= 2**24 for convolution in convolutions) else "",
             "OUTSIDE": _OUTSIDE if outside else "",
             "OUTSIDE_FUNCTION": _OUTSIDE_FUNCTION if outside else "",
             "STAGES": stages,
         },
     )
-
-
-def int8_flash(plan: Plan) -> tuple[int, int]:
-    """Return the bytes of weights (factors and biases too), and of the tables that describe layers and stages."""
-    convolutions, classifier = plan.convolutions, plan.classifier
-    channels = sum(convolution.output_shape[0] for convolution in convolutions)
-    weights = sum(convolution.weight.size for convolution in convolutions) + _CHANNEL_BYTES * channels
-    weights += classifier.weight.size + 4 * classifier.bias.size
-    adds = sum(stage.add is not None for stage in plan.stages)
-    return weights, _LAYER_BYTES * len(convolutions) + _STAGE_BYTES * len(plan.stages) + _ADD_BYTES * adds
 
 
 def _tables(plan: Plan, convolutions: list[IntConvolution], adds: list[IntAdd]) -> str:

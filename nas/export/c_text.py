@@ -9,10 +9,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.export.plan import AnyConvolution, Plan, Stage
+from nas.footprint import Convolution, Plan, Stage
 
 _LINE = 116  # characters
-_LARGEST_FIELD = 65_535
+
+
+_SPANS = "stage->skip != stage->input"
+
+_ADD = """
+          if (i + 1 == stage->add_after)
+            for (int c = 0; c < stage->inputs; c++) result[c] = @SUM@;"""
+_SPANNING_ADD = """
+          if (i + 1 == stage->add_after) {
+            const int spans = @SPANS@, count = spans ? channels : stage->inputs;
+            const value *skip = arena + stage->skip + (y * stage->input_width + x) * count;
+            value *target = spans ? to : result; /* in the place of the skip */
+            for (int c = 0; c < count; c++) target[c] = @SUM@;
+          }"""
+
+
+def stages_code(plan: Plan, values: Mapping[str, object], *, total: str, input_at: str) -> str:
+    """Return the code that runs stages; `total`: the C expression of a residual's sum, of @SKIP@ and result[c]."""
+    adds, spans = any(stage.add for stage in plan.stages), plan.spans
+    add = (_SPANNING_ADD if spans else _ADD) if adds else ""
+    add = add.replace("@SUM@", total.replace("@SKIP@", "skip[c]" if spans else input_at)).replace("@SPANS@", _SPANS)
+    between = f"i < last || {_SPANS}" if spans else "i < last"
+    return fill("stages.c", {"ADD": add, "BETWEEN": between, **values})
+
+
+def stage_skip(plan: Plan) -> str:
+    """Return the field of a stage that says where its residual's map is, where some stage needs it."""
+    return ", skip" if plan.spans else ""
 
 
 def fill(template: str, values: Mapping[str, object]) -> str:
@@ -52,14 +79,14 @@ def c_string(text: str) -> str:
     return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in text.encode()) + '"'
 
 
-def in_c_order(convolution: AnyConvolution) -> NDArray[Any]:
+def in_c_order(convolution: Convolution) -> NDArray[Any]:
     """Return the weights, flat, as the C code reads them: (O, k, k, I), or (k, k, C) of a depthwise convolution."""
-    weight: NDArray[Any] = convolution.weight
+    weight: NDArray[Any] = convolution.weight  # type: ignore[attr-defined]  # of floats, or of integers
     ordered = weight[:, 0].transpose(1, 2, 0) if convolution.depthwise else weight.transpose(0, 2, 3, 1)
     return ordered.ravel()
 
 
-def layer_fields(convolution: AnyConvolution, weight: int, channel: int) -> list[int]:
+def layer_fields(convolution: Convolution, weight: int, channel: int) -> list[int]:
     """Return the fields that a layer has in both kinds of C; weight and channel: where they begin in the tables."""
     inputs, height, width = convolution.input_shape
     sizes = [height, width, inputs, convolution.output_shape[0]]
@@ -71,7 +98,8 @@ def stage_rows(plan: Plan) -> list[str]:
     """Return the rows of the table of stages."""
     rows, layer = [], 0
     for stage in plan.stages:
-        rows.append(row(_stage_fields(stage, layer)))
+        skip = [stage.skip_at] if plan.spans else []
+        rows.append(row([stage.input_at, stage.output_at, *skip, *_stage_fields(stage, layer)]))
         layer += len(stage.convolutions)
     return rows
 
@@ -82,18 +110,6 @@ def row(fields: Sequence[int | str]) -> str:
 
 def _stage_fields(stage: Stage, layer: int) -> list[int]:
     channels, height, width = stage.map_shape
-    return [stage.input_at, stage.output_at, layer, height, width, channels, stage.input_shape[2],
+    return [layer, height, width, channels, stage.input_shape[2],
             stage.input_shape[0], len(stage.convolutions), 2 if stage.pooled else 1, int(stage.summed),
             stage.add_after, int(stage.average is not None)]  # fmt: skip
-
-
-def too_large(plan: Plan) -> str:
-    """Return what of the network does not fit the tables' 16-bit fields, or an empty text."""
-    sides = [side for stage in plan.stages for side in (*stage.input_shape, *stage.map_shape)]
-    sides += [channels for convolution in plan.convolutions for channels in convolution.output_shape[:1]]
-    largest = max(sides)
-    if largest > _LARGEST_FIELD:
-        return f"C code holds maps of up to {_LARGEST_FIELD:,} channels, not {largest:,}"
-    if max(len(stage.convolutions) for stage in plan.stages) > 255:
-        return "C code holds up to 255 convolutions of 1x1 in a row"
-    return ""

@@ -15,16 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas.export.fold import (
-    Classifier,
-    Convolution,
-    FoldedNetwork,
-    GlobalAveragePool,
-    MaxPool,
-    Operation,
-    ResidualAdd,
-    apply,
-)
+from nas.export.fold import FloatClassifier, FloatConvolution, FoldedNetwork, apply
+from nas.footprint import GlobalAveragePool, MaxPool, Operation, ResidualAdd
 
 SAMPLES = 16_384
 """Values per channel on which the range is chosen."""
@@ -63,7 +55,7 @@ def observe(folded: FoldedNetwork, images: Tensor) -> list[Activations]:
         values = [images[start : start + _CHUNK].float()]
         for operation, parts in zip(folded.operations, seen, strict=True):
             before = apply(operation, values, relu=False)
-            relu = isinstance(operation, Convolution) and operation.relu
+            relu = isinstance(operation, FloatConvolution) and operation.relu
             values.append(before.relu() if relu else before)
             parts.append(_activations(before, values[-1], len(images)))
     return [_joined(parts, len(images)) for parts in seen]
@@ -87,23 +79,23 @@ def _pairs(folded: FoldedNetwork) -> Iterator[tuple[int, int]]:
     operations = folded.operations
     skips = {operation.skip for operation in operations if isinstance(operation, ResidualAdd)}
     for writer, operation in enumerate(operations):
-        if isinstance(operation, Convolution):
+        if isinstance(operation, FloatConvolution):
             reader = writer + 1
             while reader not in skips and isinstance(operations[reader], MaxPool | GlobalAveragePool):
                 reader += 1
-            if reader not in skips and isinstance(operations[reader], Convolution | Classifier):
+            if reader not in skips and isinstance(operations[reader], FloatConvolution | FloatClassifier):
                 yield writer, reader
 
 
 def _scale_outputs(operation: Operation, factor: NDArray[np.float64]) -> Operation:
-    assert isinstance(operation, Convolution)
+    assert isinstance(operation, FloatConvolution)
     weight = (operation.weight * factor[:, None, None, None]).astype(np.float32)
     return replace(operation, weight=weight, bias=(operation.bias * factor).astype(np.float32))
 
 
 def _scale_inputs(operation: Operation, factor: NDArray[np.float64]) -> Operation:
-    assert isinstance(operation, Convolution | Classifier)
-    if isinstance(operation, Classifier):
+    assert isinstance(operation, FloatConvolution | FloatClassifier)
+    if isinstance(operation, FloatClassifier):
         return replace(operation, weight=(operation.weight * factor).astype(np.float32))
     shaped = factor[:, None, None, None] if operation.depthwise else factor[None, :, None, None]
     return replace(operation, weight=(operation.weight * shaped).astype(np.float32))

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.architecture import Shape
+from nas.footprint import Classifier, Convolution, GlobalAveragePool, MaxPool, Operation, ResidualAdd
 from nas.model import Residual, TrainedNetwork
 
 Floats = NDArray[np.floating[Any]]  # float64 while a norm is folded, float32 after
@@ -30,70 +31,26 @@ LEVELS = 255
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Convolution:
-    """A convolution, and a ReLU where `relu`; a depthwise one has as many groups as channels."""
+class FloatConvolution(Convolution):
+    """A convolution with its weights, and a ReLU where `relu`."""
 
-    input_shape: Shape
-    output_shape: Shape
     weight: Floats
     """(O, I / groups, k, k)."""
     bias: Floats
     """(O,)."""
-    stride: int = 1
-    padding: int = 0
-    groups: int = 1
     relu: bool = False
     pad_value: Floats | None = None
     """The value outside the map, for each input channel (I,); zero where None. Only the image has one."""
 
-    @property
-    def depthwise(self) -> bool:
-        """True where each output channel sees one input channel, the same."""
-        return self.groups == self.input_shape[0] > 1
-
-    @property
-    def kernel_size(self) -> int:
-        return int(self.weight.shape[-1])
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaxPool:
-    """2x2 max-pooling with stride 2; an odd last row or column is dropped."""
-
-    input_shape: Shape
-    output_shape: Shape
-
-
-@dataclass(frozen=True, kw_only=True)
-class GlobalAveragePool:
-    """The average over the whole map."""
-
-    input_shape: Shape
-    output_shape: Shape
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResidualAdd:
-    """Its input plus the input of operation `skip`."""
-
-    input_shape: Shape
-    output_shape: Shape
-    skip: int
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Classifier:
-    """The last operation: (I, 1, 1) -> logits."""
+class FloatClassifier(Classifier):
+    """The classifier with its weights: (I, 1, 1) -> logits."""
 
-    input_shape: Shape
-    output_shape: Shape
     weight: Floats
     """(num_classes, I)."""
     bias: Floats
     """(num_classes,)."""
-
-
-Operation = Convolution | MaxPool | GlobalAveragePool | ResidualAdd | Classifier
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -194,8 +151,8 @@ class _Folder:
         weight = weight * (self.factor[:, None, None, None] if depthwise else self.factor[None, :, None, None])
         rows, columns = ((side + 2 * padding - weight.shape[-1]) // stride + 1 for side in self.shape[1:])
         self.append(
-            Convolution, (len(weight), rows, columns), weight=weight, bias=bias, stride=stride, padding=padding,
-            groups=groups, pad_value=pad_value,
+            FloatConvolution, (len(weight), rows, columns), weight=weight, bias=bias, kernel_size=weight.shape[-1],
+            stride=stride, padding=padding, groups=groups, pad_value=pad_value, pads_level=pad_value is not None,
         )  # fmt: skip
         self.forget_norm()
 
@@ -221,19 +178,19 @@ class _Folder:
             return
         channels = self.shape[0]
         weight = self.factor.reshape(channels, 1, 1, 1)
-        self.append(Convolution, self.shape, weight=weight, bias=self.offset, groups=channels)
+        self.append(FloatConvolution, self.shape, weight=weight, bias=self.offset, kernel_size=1, groups=channels)
         self.forget_norm()
 
     def forget_norm(self) -> None:
         self.factor, self.offset, self.of_image = np.ones(self.shape[0]), np.zeros(self.shape[0]), False
 
     def append(self, kind: type[Operation], output: Shape, **fields: object) -> None:
-        self.operations.append(kind(input_shape=self.shape, output_shape=output, **fields))  # type: ignore[arg-type]
+        self.operations.append(kind(input_shape=self.shape, output_shape=output, **fields))
         self.shape = output
 
-    def last_convolution(self) -> Convolution:
+    def last_convolution(self) -> FloatConvolution:
         last = self.operations[-1]
-        assert isinstance(last, Convolution), "a norm and a ReLU follow their convolution"
+        assert isinstance(last, FloatConvolution), "a norm and a ReLU follow their convolution"
         return last
 
     def finished(self) -> Iterator[Operation]:
@@ -242,7 +199,7 @@ class _Folder:
         for operation in self.operations[:-1]:
             yield (
                 operation
-                if not isinstance(operation, Convolution)
+                if not isinstance(operation, FloatConvolution)
                 else replace(
                     operation,
                     weight=operation.weight.astype(np.float32),
@@ -250,7 +207,7 @@ class _Folder:
                     pad_value=None if operation.pad_value is None else operation.pad_value.astype(np.float32),
                 )
             )
-        yield Classifier(
+        yield FloatClassifier(
             input_shape=last.input_shape,
             output_shape=last.output_shape,
             weight=last.weight.reshape(len(last.weight), -1).astype(np.float32),
@@ -265,7 +222,7 @@ def apply(operation: Operation, values: list[Tensor], *, relu: bool = True) -> T
     """
     x = values[-1]
     match operation:
-        case Convolution():
+        case FloatConvolution():
             weight, bias = torch.from_numpy(operation.weight), torch.from_numpy(operation.bias)
             padding = operation.padding
             if operation.pad_value is not None:  # pad with the value: subtract, pad with zero, add
@@ -280,5 +237,7 @@ def apply(operation: Operation, values: list[Tensor], *, relu: bool = True) -> T
             return x.mean((2, 3), keepdim=True)
         case ResidualAdd():
             return x + values[operation.skip]
-        case Classifier():
+        case FloatClassifier():
             return F.linear(x.flatten(1), torch.from_numpy(operation.weight), torch.from_numpy(operation.bias))
+        case _:
+            raise AssertionError(f"no float operation: {operation}")

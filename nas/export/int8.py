@@ -27,12 +27,11 @@ from nas.export.integer import (
     IntClassifier,
     IntConvolution,
     IntegerNetwork,
-    IntMaxPool,
-    IntOperation,
 )
 from nas.export.onnx import BYTES
 from nas.export.quantize import quantize
 from nas.files import write_atomic
+from nas.footprint import MaxPool, Operation
 from nas.model import TrainedNetwork
 
 INT8_FILE = "model-int8.onnx"
@@ -69,15 +68,18 @@ class Int8Comparison:
         return self.float_accuracy - self.int8_accuracy
 
 
-def write_int8(folder: Path, network: TrainedNetwork, calibration_images: Tensor) -> Int8Report:
+def write_int8(
+    folder: Path, network: TrainedNetwork, calibration_images: Tensor, integer: IntegerNetwork | None = None
+) -> Int8Report:
     """Write `network` as ONNX in 8-bit integers, with a free batch size and for one image, into `folder`.
 
-    The folder exists. Calibration images are uint8 (N, C, H, W), of the training split, not augmented; 500 or more.
+    The folder exists. `integer` is the network in integers, where it is not to be quantised here. Calibration images
+    are uint8 (N, C, H, W), of the training split, not augmented; 500 or more.
     Raise `StorageError` where a file cannot be written, or onnxruntime does not give the very logits; `UsageError`
     where the network cannot be quantised.
     """
     folded = fold(network, one_pad_value=True)
-    integer = quantize(folded, calibration_images)
+    integer = integer or quantize(folded, calibration_images)
     contents = {}
     for name, batch in ((INT8_FILE, None), (INT8_BATCH_1_FILE, 1)):
         contents[name] = int8_model(integer, batch=batch).SerializeToString(deterministic=True)
@@ -180,13 +182,13 @@ class _Graph:
         self.constants: list[Any] = []
         self.prefix = ""
 
-    def add(self, operation: IntOperation, names: list[str]) -> str:
+    def add(self, operation: Operation, names: list[str]) -> str:
         """Add the nodes of `operation`, whose input is the last of `names`; return the name of its output."""
         x = names[-1]
         match operation:
             case IntConvolution():
                 return self.convolution(operation, x)
-            case IntMaxPool():
+            case MaxPool():
                 return self.node("MaxPool", [x], kernel_shape=[2, 2], strides=[2, 2])
             case IntAdd():
                 skip = self.times(self.widened(names[operation.skip]), operation.skip_factor)
@@ -201,6 +203,8 @@ class _Graph:
                 total = self.node("Add", [total, self.constant("bias", operation.bias)])
                 scale = self.constant("scale", operation.scale)
                 return self.node("Mul", [self.node("Cast", [total], to=1), scale], output="logits")  # 1: float32
+            case _:
+                raise AssertionError(f"no integer operation: {operation}")
 
     def convolution(self, operation: IntConvolution, x: str) -> str:
         weight = (operation.weight.astype(np.int16) + _WEIGHT_ZERO).astype(np.uint8)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas.architecture import Shape
+from nas.footprint import Classifier, Convolution, GlobalAveragePool, MaxPool, Operation, ResidualAdd
 
 TOP = 255
 """The largest activation."""
@@ -32,11 +33,9 @@ class Level:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class IntConvolution:
+class IntConvolution(Convolution):
     """QLinearConv; a ReLU is a zero of 0."""
 
-    input_shape: Shape
-    output_shape: Shape
     source: Level
     target: Level
     weight: NDArray[np.int8]
@@ -45,52 +44,28 @@ class IntConvolution:
     """(O,)."""
     bias: NDArray[np.int32]
     """(O,)."""
-    stride: int
-    padding: int
-    groups: int
 
     @property
     def multiplier(self) -> NDArray[np.float32]:
         """The factor of each channel's sum (O,), in the order in which onnxruntime rounds it."""
         return (self.source.scale * self.weight_scale) / self.target.scale
 
-    @property
-    def depthwise(self) -> bool:
-        return self.groups == self.input_shape[0] > 1
 
-    @property
-    def kernel_size(self) -> int:
-        return int(self.weight.shape[-1])
-
-
-@dataclass(frozen=True, kw_only=True)
-class IntMaxPool:
-    """2x2 max-pooling with stride 2; bytes keep their meaning."""
-
-    input_shape: Shape
-    output_shape: Shape
-
-
-@dataclass(frozen=True, kw_only=True)
-class IntAdd:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class IntAdd(ResidualAdd):
     """(skip_factor * skip + factor * q + offset) >> shift, between 0 and 255; `skip` is the input of that operation."""
 
-    input_shape: Shape
-    output_shape: Shape
     target: Level
-    skip: int
     skip_factor: int
     factor: int
     offset: int
     shift: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class IntAverage:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class IntAverage(GlobalAveragePool):
     """(factor * sum over the map + offset) >> shift, between 0 and 255."""
 
-    input_shape: Shape
-    output_shape: Shape
     target: Level
     factor: int
     offset: int
@@ -98,11 +73,9 @@ class IntAverage:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class IntClassifier:
+class IntClassifier(Classifier):
     """Weights times the sums over the map, plus bias, in 32 bits; times `scale` these are the logits."""
 
-    input_shape: Shape
-    output_shape: Shape
     weight: NDArray[np.int8]
     """(num_classes, I)."""
     bias: NDArray[np.int32]
@@ -110,14 +83,11 @@ class IntClassifier:
     scale: np.float32
 
 
-IntOperation = IntConvolution | IntMaxPool | IntAdd | IntAverage | IntClassifier
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IntegerNetwork:
     """Integer operations in order, from levels 0 to 255 (C, H, W) to 32-bit logits."""
 
-    operations: tuple[IntOperation, ...]
+    operations: tuple[Operation, ...]
     classes: tuple[str, ...]
     schedule: str
 
@@ -140,7 +110,7 @@ class IntegerNetwork:
         return values[-1].long()
 
 
-def int_apply(operation: IntOperation, values: list[Tensor]) -> Tensor:
+def int_apply(operation: Operation, values: list[Tensor]) -> Tensor:
     """Return the output of `operation`, whose input is the last of `values` (integers, as float64)."""
     x = values[-1]
     match operation:
@@ -150,7 +120,7 @@ def int_apply(operation: IntOperation, values: list[Tensor]) -> Tensor:
             zero = operation.target.zero
             rounded: Tensor = scaled.clamp(-zero, TOP - zero).round() + zero
             return rounded.double()
-        case IntMaxPool():
+        case MaxPool():
             return F.max_pool2d(x, 2)
         case IntAdd():
             total = operation.skip_factor * values[operation.skip] + operation.factor * x + operation.offset
@@ -160,6 +130,8 @@ def int_apply(operation: IntOperation, values: list[Tensor]) -> Tensor:
             return _shifted(total, operation.shift)
         case IntClassifier():
             return sums(operation, x)
+        case _:
+            raise AssertionError(f"no integer operation: {operation}")
 
 
 def sums(operation: IntConvolution | IntClassifier, x: Tensor) -> Tensor:

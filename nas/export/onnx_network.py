@@ -13,6 +13,7 @@ from nas.export.onnx import BYTES, NORMALISED, ON_UNIT_SCALE, open_session, run_
 from nas.files import from_json
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from nas.data import Normalization
@@ -31,18 +32,29 @@ class OnnxNetwork:
     """None in an int8 graph, which has it in its weights."""
     session: Any
 
-    def predict(self, images: Tensor) -> Tensor:
-        """Return the probabilities (N, num_classes) of uint8 images (N, C, H, W); raises `UsageError` for others."""
+    def predict(self, images: Tensor | NDArray[Any]) -> Tensor:
+        """Return the probabilities (N, num_classes) of images (N, C, H, W), uint8 or floating on 0..1.
+
+        A graph of bytes takes the nearest level of a floating one. Raises `UsageError` for images of another shape or
+        type.
+        """
         import torch
 
-        if tuple(images.shape[1:]) != self.architecture.input_shape or images.dtype != torch.uint8:
+        images = torch.as_tensor(images)  # a NumPy array is as good
+        whole = images.dtype == torch.uint8
+        if tuple(images.shape[1:]) != self.architecture.input_shape or not (whole or images.is_floating_point()):
             wanted = ", ".join(map(str, self.architecture.input_shape))
-            raise UsageError(f"{self.path} takes uint8 images (N, {wanted}), not {images.dtype} {tuple(images.shape)}")
-        if self.scaling == ON_UNIT_SCALE:
-            images = images.float() / 255
-        elif self.scaling == NORMALISED:
+            raise UsageError(
+                f"{self.path} takes images (N, {wanted}), uint8 or floating on 0..1, not {images.dtype} "
+                f"{tuple(images.shape)}"
+            )
+        if self.scaling == NORMALISED:
             assert self.normalization is not None
             images = self.normalization.apply(images)
+        elif self.scaling == ON_UNIT_SCALE:
+            images = images.float() / 255 if whole else images.float()
+        elif not whole:
+            images = (images * 255).round().clamp(0, 255).to(torch.uint8)
         found = run_graph(self.path, self.session, images)
         return found if self.session.get_outputs()[0].name == "probabilities" else found.softmax(1)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import frexp
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +17,7 @@ from torch import Tensor
 
 from nas.errors import UsageError
 from nas.export.calibrate import Activations, equalize, observe
-from nas.export.fold import (
-    Classifier,
-    Convolution,
-    Floats,
-    FoldedNetwork,
-    GlobalAveragePool,
-    MaxPool,
-    Operation,
-    ResidualAdd,
-)
+from nas.export.fold import FloatClassifier, FloatConvolution, Floats, FoldedNetwork
 from nas.export.integer import (
     TOP,
     IntAdd,
@@ -33,17 +25,22 @@ from nas.export.integer import (
     IntClassifier,
     IntConvolution,
     IntegerNetwork,
-    IntMaxPool,
-    IntOperation,
     Level,
     int_apply,
     largest_sum,
     sums,
 )
+from nas.footprint import (
+    LARGEST_BIAS,
+    LARGEST_SUM,
+    LARGEST_WEIGHT,
+    GlobalAveragePool,
+    MaxPool,
+    Operation,
+    ResidualAdd,
+    with_summing_classifier,
+)
 
-LARGEST_WEIGHT = 127
-_LARGEST_SUM = 2**31 - 1
-_LARGEST_BIAS = 2**29
 _LARGEST_FACTOR = 64  # of a byte for a unit of what it is made of: a map that never left 0 has no range
 _SHIFT = 20  # bits behind the point of an integer factor, at most
 
@@ -59,37 +56,38 @@ def quantize(folded: FoldedNetwork, images: Tensor) -> IntegerNetwork:
     folded = equalize(folded, observe(folded, images))
     seen = observe(folded, images)
     levels = [Level(scale=np.float32(1), zero=_pad_level(folded))]  # of the input of each operation
-    operations: list[IntOperation] = []
+    operations: list[Operation] = []
     values = [images.double()]
-    for operation, activations in zip(_with_summing_classifier(folded), seen, strict=True):
+    for operation, activations in zip(with_summing_classifier(folded.operations), seen, strict=True):
         if operation is None:
             continue
         made = _quantized(operation, levels, activations)
         if isinstance(made, IntConvolution | IntClassifier):
             made = replace(made, bias=_corrected_bias(made, values[-1], activations))
-            _require_32_bits(made)
+            require_32_bits(made)
         operations.append(made)
-        levels.append(levels[-1] if isinstance(made, IntMaxPool | IntClassifier) else made.target)
+        levels.append(made.target if isinstance(made, IntConvolution | IntAdd | IntAverage) else levels[-1])
         values.append(int_apply(made, values))
     return IntegerNetwork(operations=tuple(operations), classes=folded.classes, schedule=folded.schedule)
 
 
-def _quantized(operation: Operation, levels: list[Level], seen: Activations) -> IntOperation:
-    source, shapes = levels[-1], {"input_shape": operation.input_shape, "output_shape": operation.output_shape}
+def _quantized(operation: Operation, levels: list[Level], seen: Activations) -> Operation:
+    source = levels[-1]
+    shapes: dict[str, Any] = {"input_shape": operation.input_shape, "output_shape": operation.output_shape}
     match operation:
-        case Convolution():
+        case FloatConvolution():
             bias = operation.bias
             if operation.pad_value is not None:  # the image: what is padded with is subtracted everywhere
                 bias = bias + source.zero * operation.weight.sum((1, 2, 3))
-            weight, scale = _quantize_weight(operation.weight, bias, source)
+            weight, scale = quantize_weight(operation.weight, bias, source)
             least = float(source.scale * scale.max()) / _LARGEST_FACTOR
             return IntConvolution(
                 **shapes, source=source, target=_level(*seen.tensor_range(), least), weight=weight, weight_scale=scale,
-                bias=_quantize_bias(bias, source.scale * scale), stride=operation.stride,
-                padding=operation.padding, groups=operation.groups,
+                bias=_quantize_bias(bias, source.scale * scale), kernel_size=operation.kernel_size,
+                stride=operation.stride, padding=operation.padding, groups=operation.groups,
             )  # fmt: skip
         case MaxPool():
-            return IntMaxPool(**shapes)
+            return MaxPool(**shapes)
         case ResidualAdd():
             skip = levels[operation.skip]
             least = float(max(skip.scale, source.scale)) / _LARGEST_FACTOR
@@ -109,8 +107,10 @@ def _quantized(operation: Operation, levels: list[Level], seen: Activations) -> 
             exact = np.float32(float(source.scale) * (1 << shift) / (factor * count))
             target = replace(target, scale=exact)  # the factor is a small integer: the scale follows it
             return IntAverage(**shapes, target=target, factor=factor, offset=offset, shift=shift)
-        case Classifier():
+        case FloatClassifier():
             return _classifier(operation, source)
+        case _:
+            raise AssertionError(f"no float operation: {operation}")
 
 
 def _level(low: float, high: float, least: float = 1e-20) -> Level:
@@ -119,24 +119,10 @@ def _level(low: float, high: float, least: float = 1e-20) -> Level:
     return Level(scale=scale, zero=int(np.clip(np.rint(-low / scale), 0, TOP)))
 
 
-def _with_summing_classifier(folded: FoldedNetwork) -> list[Operation | None]:
-    """The operations; a global pool right before the classifier is left out (None), and the classifier reads the map.
-
-    Unless the sums over the map could leave 32 bits.
-    """
-    operations: list[Operation | None] = list(folded.operations)
-    pool, classifier = folded.operations[-2:] if len(operations) > 1 else (None, None)
-    if isinstance(pool, GlobalAveragePool) and isinstance(classifier, Classifier):
-        channels, height, width = pool.input_shape
-        if TOP * height * width * channels * LARGEST_WEIGHT + _LARGEST_BIAS <= _LARGEST_SUM:
-            operations[-2:] = [None, replace(classifier, input_shape=pool.input_shape)]
-    return operations
-
-
-def _quantize_weight(weight: Floats, bias: Floats, source: Level) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def quantize_weight(weight: Floats, bias: Floats, source: Level) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """The weights (O, ...) as bytes, and the scale of each output channel (O,)."""
     largest = np.abs(weight).reshape(len(weight), -1).max(1)
-    least = np.abs(bias) / (float(source.scale) * _LARGEST_BIAS)  # the bias, which shares the scale, fits 32 bits
+    least = np.abs(bias) / (float(source.scale) * LARGEST_BIAS)  # the bias, which shares the scale, fits 32 bits
     scale = np.maximum(np.maximum(largest / LARGEST_WEIGHT, least), 1e-20).astype(np.float32)
     shaped = scale.reshape(-1, *[1] * (weight.ndim - 1))
     return np.clip(np.rint(weight / shaped), -LARGEST_WEIGHT, LARGEST_WEIGHT).astype(np.int8), scale
@@ -146,10 +132,10 @@ def _quantize_bias(bias: NDArray[np.float64] | Floats, scale: NDArray[np.float32
     return np.rint(bias.astype(np.float64) / scale.astype(np.float64)).astype(np.int32)
 
 
-def _classifier(operation: Classifier, source: Level) -> IntClassifier:
+def _classifier(operation: FloatClassifier, source: Level) -> IntClassifier:
     count = operation.input_shape[1] * operation.input_shape[2]
     largest = max(float(np.abs(operation.weight).max()) / LARGEST_WEIGHT, 1e-20)
-    least = float(np.abs(operation.bias).max()) * count / (float(source.scale) * _LARGEST_BIAS)
+    least = float(np.abs(operation.bias).max()) * count / (float(source.scale) * LARGEST_BIAS)
     scale = max(largest, least)
     weight = np.rint(operation.weight / scale).astype(np.int8)
     unit = np.float32(scale * float(source.scale) / count)
@@ -165,13 +151,14 @@ def _corrected_bias(made: IntConvolution | IntClassifier, x: Tensor, seen: Activ
     total = sums(made, x)
     mean = total.mean((0, 2, 3) if total.ndim == 4 else 0).numpy()
     unit = made.scale if isinstance(made, IntClassifier) else made.source.scale * made.weight_scale
-    shift = np.clip(np.rint(seen.mean.numpy() / unit - mean), -_LARGEST_BIAS, _LARGEST_BIAS)
+    shift = np.clip(np.rint(seen.mean.numpy() / unit - mean), -LARGEST_BIAS, LARGEST_BIAS)
     corrected: NDArray[np.int32] = (made.bias + shift).astype(np.int32)
     return corrected
 
 
-def _require_32_bits(made: IntConvolution | IntClassifier) -> None:
-    if largest_sum(made) > _LARGEST_SUM:
+def require_32_bits(made: IntConvolution | IntClassifier) -> None:
+    """Raise `UsageError` where a sum could leave 32 bits."""
+    if largest_sum(made) > LARGEST_SUM:
         channels, height, width = made.input_shape
         raise UsageError(
             f"an int8 export adds in 32 bits: {channels} channels of {height}x{width} are too many for one sum; "
@@ -189,7 +176,7 @@ def _factors(ratios: Sequence[float], count: int) -> tuple[list[int], int]:
 def _pad_level(folded: FoldedNetwork) -> int:
     """The level that stands outside the image."""
     for operation in folded.operations:
-        if isinstance(operation, Convolution) and operation.pad_value is not None:
+        if isinstance(operation, FloatConvolution) and operation.pad_value is not None:
             assert np.ptp(operation.pad_value) <= 1, "fold with one_pad_value"
             return int(np.clip(np.rint(operation.pad_value.mean()), 0, TOP))
     return 0

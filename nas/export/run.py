@@ -30,6 +30,20 @@ _RANDOM_IMAGES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClassScores:
+    """The scores of an imbalanced test split class by class, in percent: means over seeds and their last epochs."""
+
+    counts: tuple[int, ...]
+    """Test images of each class."""
+    recalls: tuple[float | None, ...]
+    """Share of each class's images that are predicted to be of it; None for a class without images."""
+    balanced_mean: float
+    """Last-5 balanced accuracy, the mean of the recalls."""
+    balanced_sd: float | None
+    """Sample standard deviation of it over seeds; None with one seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunResult(Provenance):
     """A full run's result, and everything needed to make it again: result.json, a field for each of its keys.
 
@@ -58,6 +72,8 @@ class RunResult(Provenance):
     backend: tuple[str, ...]
     recipe: Mapping[str, Any]
     teacher: Mapping[str, Any] | None = None
+    by_class: ClassScores | None = None
+    """The scores class by class, if the classes' numbers of test images differ by more than half."""
     opened: str
     """How often the test split was opened for it, and where that is recorded."""
     reference: Mapping[str, Any] | None = None
@@ -152,6 +168,8 @@ def find_run(folder: Path) -> Path:
     By the time that each states, not that of its files: a clone makes all of them at once. Raises `StorageError`.
     """
     found = [path.parent for pattern in _RUNS for path in Path(folder).glob(pattern)]
+    hidden = len(Path(folder).parts)  # a study that is being copied is none yet
+    found = [path for path in found if not any(part.startswith(".") for part in path.parts[hidden:])]
     if not found:
         raise StorageError(
             f"no full run in {Path(folder).resolve()}: name another folder, or run 'nas train-best' first"
@@ -199,7 +217,7 @@ def read_seeds(run: ExportedRun) -> dict[int, TrainedNetwork]:
     }  # fmt: skip
 
 
-def load_network(folder: Path | str) -> TrainedNetwork:
+def load_trained(folder: Path | str) -> TrainedNetwork:
     """Return the network in a folder that a search (`best`) or a full run wrote; raises `StorageError`."""
     folder = Path(folder)
     recover_folder(folder)

@@ -14,12 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from nas.errors import StorageError, UsageError
 from nas.export.c import CReport, compiled_size, write_c
-from nas.export.c_check import check_c, find_compiler
+from nas.export.c_check import check_c, find_cmsis, find_compiler
+from nas.export.c_cmsis import cmsis_network
+from nas.export.fold import fold
 from nas.export.folder import WEIGHTS, architecture_folder, require_own
-from nas.export.int8 import Int8Comparison, Int8Report, compare_predictions, write_int8
+from nas.export.int8 import Int8Comparison, Int8Report, compare_int8, compare_predictions, write_int8
+from nas.export.integer import IntegerNetwork
+from nas.export.load import MANIFEST
 from nas.export.onnx import check_onnx, compute_logits, export_onnx
 from nas.export.program import PROGRAM_FILE, check_program, export_program
-from nas.export.script import SCRIPT_FILE, check_script, script_problem, write_script
+from nas.export.qat import EPOCHS, train_quantized
+from nas.export.quantize import quantize
+from nas.export.script import MEASURED, SCRIPT_FILE, check_script, script_problem, write_script
 from nas.export.source import check_source, source
 from nas.export.weights import read_network, write_network
 from nas.files import write_atomic, write_json
@@ -31,9 +37,6 @@ if TYPE_CHECKING:
     from nas.model import TrainedNetwork
 
 TARGETS = ("onnx", "torch", "int8", "c", "script")
-MANIFEST = "export.json"
-"""Contents of the folder, and how they were checked; a folder with it may be written over."""
-
 CALIBRATION_IMAGES = 1000
 INT8_LOSS = 0.1
 """Points of accuracy that an int8 network may lose before the report warns."""
@@ -61,8 +64,20 @@ class ExportSource:
     """The images that every export is checked on."""
     split: str
     """Their split, for the record: validation or test."""
+    validation: Split | None = None
+    """The images that a choice is made on; those of `images` where None."""
     trained_on: bool = False
     """True if the network was trained on these images: its accuracy on them then says nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Choices of how targets are made, and what is made besides."""
+
+    qat: bool = False
+    """Train the int8 network for a few epochs in its own arithmetic, where static quantisation loses accuracy."""
+    cmsis_nn: bool = False
+    """Write C code that calls CMSIS-NN too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +92,9 @@ class ExportedTarget:
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
+_PLAIN = ExportOptions()
+
+
 def parse_targets(text: str) -> tuple[str, ...]:
     """Return the targets of `onnx,int8`, in `TARGETS`' order; `all` is every one. Raises `UsageError`."""
     names = [name.strip().lower() for name in text.split(",") if name.strip()]
@@ -87,7 +105,10 @@ def parse_targets(text: str) -> tuple[str, ...]:
     return TARGETS if "all" in names else tuple(name for name in TARGETS if name in names)
 
 
-def require_targets(targets: Sequence[str], dataset: str, recipe: Mapping[str, Any], folder: Path) -> None:
+def require_targets(
+    targets: Sequence[str], dataset: str, recipe: Mapping[str, Any], folder: Path,
+    options: ExportOptions = _PLAIN,
+) -> None:  # fmt: skip
     """Raise `UsageError` for a target that cannot be made of the network, `StorageError` for a folder of other files.
 
     For use before any image is loaded; sizes that an exporter refuses are found when it runs, and leave no trace.
@@ -96,19 +117,26 @@ def require_targets(targets: Sequence[str], dataset: str, recipe: Mapping[str, A
         raise UsageError(f"no export target '{unknown[0]}': choose among {', '.join(TARGETS)}")
     if "script" in targets and (problem := script_problem(dataset, recipe)):
         raise UsageError(f"cannot export to script: {problem}")
+    if options.cmsis_nn and "c" not in targets:
+        raise UsageError("--cmsis-nn is C code: export to c as well")
+    if options.qat and not {"int8", "c"} & set(targets):
+        raise UsageError("--qat trains the int8 network: export to int8 or c as well")
+    if options.cmsis_nn:
+        find_cmsis()
     require_own(folder, MANIFEST)
 
 
 def export_targets(
-    folder: Path, origin: ExportSource, targets: Sequence[str], *, on_target: Callable[[str], None] | None = None
-) -> list[ExportedTarget]:
+    folder: Path, origin: ExportSource, targets: Sequence[str], *, on_target: Callable[[str], None] | None = None,
+    options: ExportOptions = _PLAIN,
+) -> list[ExportedTarget]:  # fmt: skip
     """Write a network in each of `targets` into `folder`, whole or not at all, and return what was written.
 
     architecture.txt and architecture.json and export.json (what was checked, on which images) are always there. Raises
     `UsageError` and `StorageError` as `require_targets` does, and where an exporter cannot take the network or a file
     does not pass its check; `folder` is then as it was. `on_target` is called with the name of each as it begins.
     """
-    require_targets(targets, origin.dataset, origin.recipe, folder)
+    require_targets(targets, origin.dataset, origin.recipe, folder, options)
     network, images = origin.network, origin.images.images
     logits = compute_logits(network, images)
     with _refused_in_one_line(), architecture_folder(folder, network.architecture, mark=MANIFEST) as new:
@@ -116,12 +144,12 @@ def export_targets(
         integer = None
         if {"int8", "c"} & set(targets):
             begin("quantisation")
-            integer = _int8(new, origin, logits)
+            integer = _int8(new, origin, logits, options)
         makers = {
             "onnx": lambda: _onnx(new, network, images, logits),
             "torch": lambda: _torch(new, network, images, logits),
             "int8": lambda: _int8_target(integer, origin),
-            "c": lambda: _c(new, origin, logits, integer),
+            "c": lambda: _c(new, origin, logits, integer, options),
             "script": lambda: _script(new, origin, logits),
         }
         made = []
@@ -142,6 +170,8 @@ class _Int8:
     comparison: Int8Comparison
     logits: Tensor
     """Those of the images (N, num_classes), whole numbers."""
+    training: str
+    """The result of quantisation-aware training in words; empty where none was wanted."""
 
 
 @contextlib.contextmanager
@@ -180,13 +210,29 @@ def _torch(folder: Path, network: TrainedNetwork, images: Tensor, logits: Tensor
     )  # fmt: skip
 
 
-def _int8(folder: Path, origin: ExportSource, logits: Tensor) -> _Int8:
+def _int8(folder: Path, origin: ExportSource, logits: Tensor, options: ExportOptions) -> _Int8:
     import torch
 
-    report = write_int8(folder, origin.network, origin.calibration[:CALIBRATION_IMAGES])
+    integer, training = _trained_int8(origin) if options.qat else (None, "")
+    report = write_int8(folder, origin.network, origin.calibration[:CALIBRATION_IMAGES], integer)
     found = torch.cat([report.network.run(chunk) for chunk in torch.split(origin.images.images, _CHUNK)])
     comparison = compare_predictions(logits.argmax(1), found.argmax(1), origin.images.labels)
-    return _Int8(report=report, comparison=comparison, logits=found)
+    return _Int8(report=report, comparison=comparison, logits=found, training=training)
+
+
+def _trained_int8(origin: ExportSource) -> tuple[IntegerNetwork, str]:
+    """The int8 network, trained where static quantisation loses accuracy on validation and training wins some back."""
+    folded, calibration = fold(origin.network, one_pad_value=True), origin.calibration[:CALIBRATION_IMAGES]
+    static, chosen_on = quantize(folded, calibration), origin.validation or origin.images
+    before = compare_int8(origin.network, static, chosen_on.images, chosen_on.labels)
+    stated = f"static quantisation loses {before.loss:.2f} points on {before.images:,} validation images"
+    if before.loss <= INT8_LOSS:
+        return static, f"{stated}: no quantisation-aware training"
+    trained = train_quantized(folded, calibration, origin.calibration)
+    after = compare_int8(origin.network, trained, chosen_on.images, chosen_on.labels)
+    better = after.int8_accuracy > before.int8_accuracy
+    text = f"{stated}, after {EPOCHS} epochs of quantisation-aware training {after.loss:.2f}"
+    return (trained, text) if better else (static, f"{text}: left out")
 
 
 def _int8_target(int8: _Int8 | None, origin: ExportSource) -> ExportedTarget:
@@ -198,6 +244,8 @@ def _int8_target(int8: _Int8 | None, origin: ExportSource) -> ExportedTarget:
         f"agreement {found.agreement:.2f} % on {found.images:,} images{seen}",
         f"takes uint8 images; calibrated on {int8.report.images:,} training images; onnxruntime gives every logit",
     ]
+    if int8.training:
+        notes.append(int8.training)
     if found.loss > INT8_LOSS:
         notes.append(f"warning: it loses {found.loss:.2f} points of accuracy")
     figures = {
@@ -207,7 +255,9 @@ def _int8_target(int8: _Int8 | None, origin: ExportSource) -> ExportedTarget:
     return ExportedTarget(name="int8", files=files, difference=None, notes=tuple(notes), figures=figures)
 
 
-def _c(folder: Path, origin: ExportSource, logits: Tensor, int8: _Int8 | None) -> ExportedTarget:
+def _c(
+    folder: Path, origin: ExportSource, logits: Tensor, int8: _Int8 | None, options: ExportOptions
+) -> ExportedTarget:
     assert int8 is not None
     compiler, files, notes, figures, differences = find_compiler(), [], [], {}, []
     kinds = (("c-int8", int8.report.network, int8.logits), ("c-float32", None, logits))
@@ -223,6 +273,10 @@ def _c(folder: Path, origin: ExportSource, logits: Tensor, int8: _Int8 | None) -
                     measured[size.command] = {"text": size.text, "data": size.data, "bss": size.bss}
         notes.append(_size_note(name, report, measured))
         figures[name] = {**dataclasses.asdict(report.size), "compiled": measured}
+    if options.cmsis_nn:
+        more, note = _cmsis(folder / "c-cmsis-nn", origin, int8, compiler)
+        files += more
+        notes.append(note)
     if compiler is None:
         notes.append("not compiled: no C compiler here; run 'make test' in each folder where there is one")
     else:
@@ -235,10 +289,32 @@ def _c(folder: Path, origin: ExportSource, logits: Tensor, int8: _Int8 | None) -
     )  # fmt: skip
 
 
+def _cmsis(folder: Path, origin: ExportSource, int8: _Int8, compiler: str | None) -> tuple[list[str], str]:
+    """Write C code that calls CMSIS-NN, and return its files and a note."""
+    import torch
+
+    network, library, images = cmsis_network(int8.report.network), find_cmsis(), origin.images.images
+    folder.mkdir()
+    report = write_c(folder, origin.network, images, network)
+    logits = torch.cat([network.run(chunk) for chunk in torch.split(images, _CHUNK)])
+    equal = 100 * float((logits == int8.logits).all(1).double().mean())
+    same = 100 * float((logits.argmax(1) == int8.logits.argmax(1)).double().mean())
+    note = (
+        f"{folder.name}: {report.size.arena:,} bytes of memory, the image and a scratch buffer among them; CMSIS-NN's "
+        f"rounding gives every logit of onnxruntime on {equal:.2f} % of the images and its class on {same:.2f} %"
+    )
+    if compiler is None or library is None:
+        note += "; not compiled: NAS_CMSIS_NN names no folder of CMSIS-NN, or there is no C compiler"
+    else:
+        check_c(folder, images, logits, compiler, library)
+        note += f"; compiled by {compiler} with CMSIS-NN and run on {len(images):,} images: every logit as stated"
+    return [f"{folder.name}/{path.name}" for path in report.files], note
+
+
 def _size_note(name: str, report: CReport, measured: Mapping[str, Mapping[str, int]]) -> str:
     text = (
-        f"{name}: counted {report.size.flash:,} bytes of weights and tables, {report.size.ram:,} of memory "
-        f"(and {report.size.image:,} for the image)"
+        f"{name}: counted {report.size.flash:,} bytes of flash ({report.size.code:,} of them for code), "
+        f"{report.size.arena:,} of memory (and {report.size.image:,} for the image)"
     )
     for command, size in measured.items():
         machine = "Cortex-M4" if command.startswith("arm") else "this machine"
@@ -249,7 +325,7 @@ def _size_note(name: str, report: CReport, measured: Mapping[str, Mapping[str, i
 def _script(folder: Path, origin: ExportSource, logits: Tensor) -> ExportedTarget:
     write_script(folder / SCRIPT_FILE, origin.network, origin.dataset, origin.recipe)
     check_script(folder / SCRIPT_FILE, origin.network, origin.images.images, logits)
-    notes = ("trains from scratch with AdamW and no teacher: its accuracy is not measured, and not that of the tool",)
+    notes = (f"trains from scratch with AdamW and no teacher; measured for {MEASURED}",)
     return ExportedTarget(name="script", files=(SCRIPT_FILE,), difference=None, notes=notes)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from nas.budget import LAST_EPOCHS
+from nas.budget import LAST_EPOCHS, last_epochs
 from nas.export import RunResult
 
 
@@ -31,11 +31,11 @@ def card(result: RunResult, seeds: Sequence[Seed]) -> str:
 
 `{result.schedule}`
 {notice}
-Test accuracy, mean of the last {LAST_EPOCHS} of {result.epochs} epochs: **{result.last5_mean:.3f}{sd} %**
+Test accuracy, {_mean(result.epochs)}: **{result.last5_mean:.3f}{sd} %**
 over {n} seed{"s" * (n > 1)}; lowest of those epochs {result.lowest_of_last5:.2f} %.
 {result.macs:,} multiply-accumulates per image.
-{_distillation(result)}
-| seed | last-{LAST_EPOCHS} | lowest of them | final |
+{_recalls(result)}{_distillation(result)}
+| seed | {last_epochs(result.epochs)} | lowest of them | final |
 |-|-|-|-|
 {rows}
 
@@ -47,6 +47,30 @@ Weights: exponential moving average of seed {result.typical_seed}, the middle on
 
 `from model import Net` takes images on 0..1 (or uint8) and needs torch alone. The raw network of `build()` and
 `model-raw.onnx` take images less the mean {list(result.mean)}, over the standard deviation {list(result.std)}.
+"""
+
+
+def _mean(epochs: int) -> str:
+    if epochs == 1:
+        return "after one epoch"
+    return f"mean of the last {min(LAST_EPOCHS, epochs)} of {epochs} epochs"
+
+
+def _recalls(result: RunResult) -> str:
+    scores = result.by_class
+    if scores is None:
+        return ""
+    sd = "" if scores.balanced_sd is None else f" ± {scores.balanced_sd:.3f}"
+    rows = "\n".join(
+        f"| {name} | {count:,} | {'' if recall is None else f'{recall:.2f}'} |"
+        for name, count, recall in zip(result.classes, scores.counts, scores.recalls, strict=True)
+    )
+    return f"""
+Balanced accuracy, the mean recall of the classes: **{scores.balanced_mean:.3f}{sd} %**.
+
+| class | test images | recall |
+|-|-|-|
+{rows}
 """
 
 

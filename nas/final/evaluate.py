@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture
-from nas.data import Dataset, Split, find_dataset, open_test
+from nas.data import Dataset, Split, find_dataset, imbalanced_counts, open_test
 from nas.errors import StorageError
 from nas.export import ExportedRun, read_run
-from nas.train import Backend, choose_backend, evaluate
+from nas.study import OPENINGS
+from nas.train import Backend, balanced_accuracy, choose_backend, evaluate
 
 TOLERANCE = 2
 """Numbers of correct test images that agree differ by at most this many: another processor, backend or version sums in
 another order, and an image between two classes may fall to the other side."""
-
-OPENINGS = "test-openings.jsonl"
-"""The record of every opening of the test split, in a study's folder or beside a record's files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +32,10 @@ class Evaluation:
     count: int
     device: str
     backend: str
+    recalls: tuple[float | None, ...]
+    """Percent of each class's images that are predicted to be of it; None for a class without images."""
+    class_counts: tuple[int, ...] | None
+    """Test images of each class, where they differ by more than half."""
     same_images: bool | None
     """True where the test images are those of the run; None where its opening is not on record."""
 
@@ -72,9 +74,10 @@ def evaluate_run(folder: Path, *, data_dir: Path | None, device: str, backend: B
     run = read_run(folder)
     name, _ = choose_backend(device, backend)
     dataset, test = open_for_evaluation(run, "evaluate", data_dir=data_dir, device=device)
-    loss, correct = evaluate(run.network, test, device=device, backend=backend)
+    scores = evaluate(run.network, test, device=device, backend=backend)
     return Evaluation(
-        run=run, dataset=dataset, loss=loss, correct=correct, count=len(test), device=device, backend=name,
+        run=run, dataset=dataset, loss=scores.loss, correct=scores.correct, count=len(test), recalls=scores.recalls,
+        class_counts=imbalanced_counts(test.labels, dataset.num_classes), device=device, backend=name,
         same_images=_same_images(openings_of(run), run.architecture),
     )  # fmt: skip
 
@@ -127,6 +130,8 @@ def evaluation_summary(evaluation: Evaluation, environment: Mapping[str, Any]) -
         "count": evaluation.count,
         "accuracy": evaluation.accuracy,
         "loss": evaluation.loss,
+        "balanced_accuracy": balanced_accuracy(evaluation.recalls),
+        "recalls": dict(zip(evaluation.dataset.classes, evaluation.recalls, strict=True)),
         "stated_correct": evaluation.stated,
         "stated_accuracy": evaluation.stated_accuracy,
         "tolerance": TOLERANCE,

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import StorageError
-from nas.export import OnnxNetwork, load_network, load_onnx, read_result, read_winner
+from nas.export import OnnxNetwork, load_onnx, load_trained, read_result, read_winner
 from nas.files import recover_folder
-from nas.final.evaluate import OPENINGS
 from nas.final.plan import locate_run
 from nas.model import TrainedNetwork
-from nas.study import latest_study, studies_dir, study_folder
+from nas.study import OPENINGS, latest_study, studies_dir, study_folder
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,7 +57,7 @@ def locate_network(name: str | None) -> Path:
 def find_network(name: str | None) -> FoundNetwork:
     """Return the network that `locate_network` finds, with its weights. Raise `StorageError` where it has none."""
     folder = locate_network(name)
-    network = load_network(folder)
+    network = load_trained(folder)
     if (folder / "result.json").is_file():
         result = read_result(folder)
         return FoundNetwork(

@@ -7,12 +7,12 @@ import json
 import os
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nas.architecture import Architecture
-from nas.budget import FULL_EPOCHS
 from nas.data import Dataset, TrainingData, find_dataset
 from nas.errors import StorageError, UsageError
 from nas.export import find_run, read_run, read_winner
@@ -70,7 +70,7 @@ class FullRunPlan:
             architecture=Architecture.parse(
                 schedule, input_shape=dataset.input_shape, num_classes=dataset.num_classes
             ),
-            recipe=Recipe(epochs=FULL_EPOCHS * dataset.epoch_factor), dataset=dataset.name,
+            recipe=Recipe.for_dataset(dataset, epochs=dataset.full_epochs * dataset.epoch_factor), dataset=dataset.name,
             target=MNIST_TARGET if dataset.name == "mnist" else None, base=study_folder(study),
         )  # fmt: skip
 
@@ -113,6 +113,24 @@ class FullRunPlan:
             teacher_recipe(recipe)
         return dataclasses.replace(self, recipe=recipe)
 
+    def with_augmentation(self, augmentation: Mapping[str, float] | None, dataset: Dataset) -> FullRunPlan:
+        """Return the plan with other augmentation, by the recipe's names; None changes nothing. Raise `UsageError`."""
+        if augmentation is None:
+            return self
+        if self.reference is not None:
+            raise UsageError("--reference names the recipe too: give it without --mirror and --augment")
+        fields = dataclasses.asdict(self.recipe)
+        rest = {name: value for name, value in fields.items() if name not in augmentation}
+        return dataclasses.replace(self, recipe=Recipe.for_dataset(dataset, augmentation, **rest))
+
+    def weighted(self, class_weights: float | None) -> FullRunPlan:
+        """Return the plan with other class weights; None changes nothing. Raise `UsageError`."""
+        if class_weights is None:
+            return self
+        if self.reference is not None:
+            raise UsageError("--reference names the recipe too: give it without --class-weights")
+        return dataclasses.replace(self, recipe=dataclasses.replace(self.recipe, class_weights=class_weights))
+
     def changed(
         self, *, recipe: Recipe | None = None, epochs: int | None = None, seeds: int | None = None,
         target: float | None = None,
@@ -129,8 +147,7 @@ class FullRunPlan:
 
     def folder(self, training: TrainingData) -> Path:
         """Return where the run is stored: one folder for each architecture, recipe and data set."""
-        recipe = dataclasses.asdict(self.recipe)
-        key = json.dumps([str(self.architecture), recipe, training.dataset.name, training.hash])
+        key = json.dumps([str(self.architecture), self.recipe.identity, training.dataset.name, training.hash])
         return self.base / f"full-run-{self.architecture.num_params}-{short_digest(key)}"
 
 

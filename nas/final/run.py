@@ -7,19 +7,20 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from nas.budget import LAST_EPOCHS
-from nas.data import Split, TrainingData
+from nas.data import Split, TrainingData, imbalanced_counts
 from nas.errors import StorageError
-from nas.export import Provenance, RunResult, read_weights, write_run, write_weights
+from nas.export import ClassScores, Provenance, RunResult, read_weights, write_run, write_weights
 from nas.files import read_record, write_json
 from nas.final.card import card
 from nas.final.plan import FullRunPlan
 from nas.study import studies_dir
 from nas.teachers import TeacherCache, TeacherLogits
-from nas.train import Epoch, Run
+from nas.train import Epoch, Run, balanced_accuracy
 from nas.workers import OnMessage, Pool, RunMessage, TrainJob, run_jobs
 
 
@@ -36,6 +37,12 @@ class SeedResult:
     def last(self) -> list[float]:
         """Accuracies of the last five epochs."""
         return [epoch.accuracy for epoch in self.epochs[-LAST_EPOCHS:]]
+
+    @property
+    def recalls(self) -> tuple[float | None, ...]:
+        """Recall of each class in percent, mean of the last five epochs."""
+        by_class = zip(*(epoch.recalls for epoch in self.epochs[-LAST_EPOCHS:]), strict=True)
+        return tuple(_mean(values) for values in by_class)
 
     @property
     def last5(self) -> float:
@@ -81,12 +88,14 @@ def full_run(
         assert isinstance(message, RunMessage)
         results[message.job.seed] = stored.write(message.job.seed, message.run)
     seeds = tuple(results[seed] for seed in plan.seeds)
+    counts = imbalanced_counts(test.labels, plan.architecture.num_classes)
     result = run_result(plan, seeds, teacher, provenance, opened)
+    result = dataclasses.replace(result, by_class=None if counts is None else class_scores(counts, seeds))
     write_run(
         folder,
         result,
         state_dicts={seed: stored.weights(seed) for seed in plan.seeds},
-        log=[{"seed": s.seed, **dataclasses.asdict(e), "accuracy": e.accuracy} for s in seeds for e in s.epochs],
+        log=[{"seed": s.seed, **_row(e)} for s in seeds for e in s.epochs],
         card=card(result, seeds),
         images=test.images.cpu(),
     )
@@ -123,6 +132,30 @@ def run_result(
         reference=plan.reference,
         **provenance.fields(),
     )
+
+
+def class_scores(counts: tuple[int, ...], seeds: tuple[SeedResult, ...]) -> ClassScores | None:
+    """Return the scores class by class; None where a seed was stored before these were."""
+    recalls = [seed.recalls for seed in seeds]
+    if not all(recalls):
+        return None
+    balanced = [balanced_accuracy(each) for each in recalls]
+    return ClassScores(
+        counts=counts, recalls=tuple(_mean(each) for each in zip(*recalls, strict=True)),
+        balanced_mean=statistics.fmean(balanced),
+        balanced_sd=statistics.stdev(balanced) if len(balanced) > 1 else None,
+    )  # fmt: skip
+
+
+def _mean(values: tuple[float | None, ...]) -> float | None:
+    found = [value for value in values if value is not None]
+    return statistics.fmean(found) if found else None
+
+
+def _row(epoch: Epoch) -> dict[str, Any]:
+    """Return an epoch as a row of the log: one number a column."""
+    fields = {name: value for name, value in vars(epoch).items() if name not in ("balanced_loss", "recalls")}
+    return {**fields, "accuracy": epoch.accuracy}
 
 
 class StoredSeeds:

@@ -34,7 +34,7 @@ Files, each using only those above it:
     norm        batch norm, ReLU and max-pool in one pass, and their gradient
     pool        max-pool and global pool on their own
     step        the tape forward, the loss, the tape back
-    images      batches of images, plain or through random affine maps
+    images      batches of images, plain or through random maps, colours and holes
     network     `Network`
     warm_up     a call of every compiled function
 
@@ -42,10 +42,20 @@ Kernels are single-threaded, release the GIL and give the same bits from run to 
 workers. Fast-math stops at contraction and reassociation, so that a NaN stays a NaN.
 """
 
-from nas.kernels.cache import compile_all
+from nas.kernels.cache import compile_all, folder_name
 from nas.kernels.denormals import flush_denormals
-from nas.kernels.images import augment, gather
+from nas.kernels.images import augment, erase_, gather, recolour_
 from nas.kernels.jit import unsuited
 from nas.kernels.network import Network
 
-__all__ = ["Network", "augment", "compile_all", "flush_denormals", "gather", "unsuited"]
+__all__ = [
+    "Network",
+    "augment",
+    "compile_all",
+    "erase_",
+    "flush_denormals",
+    "folder_name",
+    "gather",
+    "recolour_",
+    "unsuited",
+]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,9 @@ from platformdirs import user_cache_path
 from nas.errors import NasError, UsageError
 from nas.kernels.jit import ENTRIES, FEATURES, unsuited
 
+with suppress(ImportError):  # Windows has none: there a folder's age alone protects it
+    import fcntl
+
 with suppress(ImportError, OSError):  # `unsuited` gives the reason
     import llvmlite.binding as llvm
     import numba
@@ -41,7 +45,11 @@ ROOM = 4 << 20
 CANNOT_WRITE = 74
 """Exit status of a process that compiled, and could not write (sysexits.h: EX_IOERR)."""
 
+MAX_OLD_FOLDERS, MIN_UNUSED_SECONDS = 3, 86_400
+"""Folders of other versions that stay, the latest used; and how long after its last use none is deleted."""
+
 _lock = threading.Lock()
+_held: int | None = None  # a descriptor of the folder in use, with a lock that ends with the process
 _ready = False
 _temporary: tempfile.TemporaryDirectory[str] | None = None  # removed when it goes, at the latest when Python ends
 
@@ -50,8 +58,9 @@ def compile_all() -> float:
     """Have every kernel compiled, once for each version of the package; return the seconds that took. Then it is free.
 
     The machine code lies in the user's cache folder, or where NUMBA_CACHE_DIR says. Where that cannot be written, a
-    line on stderr says so, and it lies in a temporary folder until this process ends. Where there is none either, each
-    process compiles for itself, and rounds otherwise. Raises `UsageError` where the kernels cannot run.
+    line on stderr says so, and it lies in a temporary folder until this process ends; a folder that is filled already
+    is copied there. Where there is none either, each process compiles for itself, and rounds otherwise. Folders of
+    older versions are deleted, but for a few. Raises `UsageError` where the kernels cannot run.
     """
     global _ready
     if _ready:
@@ -85,14 +94,19 @@ def _find_folder() -> None:
         return
     chosen = _config.CACHE_DIR  # NUMBA_CACHE_DIR, or what a program has set
     parent = Path(chosen).absolute() if chosen else user_cache_path("nas")
+    folder = parent / folder_name()
     try:
-        _use(_filled(parent / folder_name()))
+        _use(_filled(folder))
         return
     except OSError as error:
         trouble = f"{parent} cannot be written ({error.strerror or error})"
     try:
         _temporary = tempfile.TemporaryDirectory(prefix="nas-kernels-", ignore_cleanup_errors=True)
+        copied = folder.is_absolute() and _copied(folder, Path(_temporary.name))
         _use(_filled(Path(_temporary.name)))
+        if copied:
+            os.environ[INHERITED] = _temporary.name
+            return
         os.environ[INHERITED] = _temporary.name
         place = f"lie in {_temporary.name} until this process ends"
     except OSError as error:
@@ -106,6 +120,7 @@ def _filled(folder: Path) -> Path:
     if not folder.is_absolute():  # a user without a home: "~/.cache" would be a folder "~" here
         raise OSError("there is no home folder")
     folder.mkdir(parents=True, exist_ok=True)
+    _hold(folder)
     done = folder / _stamp()
     with tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(bytes(0 if done.exists() else ROOM))  # a full disk, found out before half a minute of compiling
@@ -122,8 +137,59 @@ def _filled(folder: Path) -> Path:
             raise NasError(f"compiling the kernels ended by signal {-ran.returncode} (out of memory?)")
         if ran.returncode:
             raise RuntimeError(f"compiling the kernels failed:\n{ran.stderr}")
-        done.touch()
+        _prune(folder)
+    with suppress(OSError):
+        done.touch()  # used, whether it was filled now or before
     return folder
+
+
+def _copied(folder: Path, target: Path) -> bool:
+    """Copy a filled folder, which numba does not read where it cannot write; return whether there was one."""
+    if not (folder / _stamp()).exists():
+        return False
+    shutil.copytree(folder, target, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    for path in (target, *target.rglob("*")):
+        if path.is_dir():  # with the mode of the original
+            path.chmod(0o700)
+    return True
+
+
+def _hold(folder: Path) -> None:
+    """Mark a folder as in use until this process ends, however it does."""
+    global _held
+    with suppress(OSError, NameError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if _held is not None:
+            os.close(_held)
+        _held = descriptor
+
+
+def _prune(current: Path) -> None:
+    """Delete folders of other versions beside the current one that nobody uses, but for the latest used."""
+    others = [path for path in current.parent.glob("kernels-*") if path.is_dir() and path != current]
+    for path in sorted(others, key=_last_use, reverse=True)[MAX_OLD_FOLDERS:]:
+        if time.time() - _last_use(path) > MIN_UNUSED_SECONDS and not _is_held(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _last_use(folder: Path) -> float:
+    """Return when a folder was last found or filled, in seconds since 1970."""
+    return max((path.stat().st_mtime for path in (folder, *folder.glob("complete-*"))), default=0.0)
+
+
+def _is_held(folder: Path) -> bool:
+    """Tell whether a process has marked the folder as in use."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    except NameError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _stamp() -> str:
@@ -142,6 +208,7 @@ def _use(folder: Path) -> None:
     numba would then look for one elsewhere, without the digest in its name.
     """
     tempfile.TemporaryFile(dir=folder).close()
+    _hold(folder)
     with _cache_dir(folder):
         for dispatcher in ENTRIES:
             dispatcher.enable_caching()

@@ -1,4 +1,4 @@
-"""Batches of raw images: normalised, and sampled through affine maps if there are any."""
+"""Batches of raw images: normalised, sampled through affine maps if there are any, recoloured and cut into."""
 
 from __future__ import annotations
 
@@ -38,6 +38,29 @@ def augment(images: Tensor, index: Tensor, theta: Tensor, mean: Channels, std: C
         raise ValueError(f"theta is ({len(index)}, 2, 3) float32, not {tuple(theta.shape)} {theta.dtype}")
     _augment(images.numpy(), index.numpy(), theta.contiguous().numpy(), affine, out.numpy())
     return out
+
+
+def recolour_(batch: Tensor, colours: Tensor) -> None:
+    """Set each image of a batch (C, H, W, N) to a image + b mean over channels + c, by its row of (N, 3) float32."""
+    compile_all()
+    if colours.shape != (batch.shape[3], 3) or colours.dtype != torch.float32:
+        raise ValueError(f"colours are ({batch.shape[3]}, 3) float32, not {tuple(colours.shape)} {colours.dtype}")
+    _recolour(batch.numpy(), colours.contiguous().numpy())
+
+
+def erase_(batch: Tensor, holes: Tensor) -> None:
+    """Set a rectangle of each image of a batch (C, H, W, N) to zero, by its row of (N, 4) int64.
+
+    A row is: first row, row after the last, first column, column after the last. Raises `IndexError` on a rectangle
+    that lies outside the image.
+    """
+    compile_all()
+    _, h, w, n = batch.shape
+    if holes.shape != (n, 4) or holes.dtype != torch.int64:
+        raise ValueError(f"holes are ({n}, 4) int64, not {tuple(holes.shape)} {holes.dtype}")
+    if n and (int(holes.min()) < 0 or int(holes[:, :2].max()) > h or int(holes[:, 2:].max()) > w):
+        raise IndexError(f"a hole lies within {h} rows and {w} columns")
+    _erase(batch.numpy(), holes.contiguous().numpy())
 
 
 def _prepare(images: Tensor, index: Tensor, mean: Channels, std: Channels) -> tuple[Any, Tensor]:
@@ -119,3 +142,34 @@ def _augment(images: Any, index: Any, theta: Any, affine: Any, out: Any) -> None
                     line = out[c, y, x, start:end]
                     for n in range(end - start):
                         line[n] = tile[n, y, x]
+
+
+@entry
+def _recolour(batch: Any, colours: Any) -> None:
+    channels, h, w, count = batch.shape
+    own, shared, offset = np.empty(count, np.float32), np.empty(count, np.float32), np.empty(count, np.float32)
+    for n in range(count):  # lines of their own, so that the loops below are over neighbours
+        own[n], shared[n], offset[n] = colours[n, 0], colours[n, 1] / np.float32(channels), colours[n, 2]
+    grey = np.empty(count, np.float32)
+    for y in range(h):
+        for x in range(w):
+            for n in range(count):
+                grey[n] = batch[0, y, x, n]
+            for c in range(1, channels):
+                for n in range(count):
+                    grey[n] += batch[c, y, x, n]
+            for n in range(count):
+                grey[n] = grey[n] * shared[n] + offset[n]
+            for c in range(channels):
+                for n in range(count):
+                    batch[c, y, x, n] = batch[c, y, x, n] * own[n] + grey[n]
+
+
+@entry
+def _erase(batch: Any, holes: Any) -> None:
+    channels, _, _, count = batch.shape
+    for n in range(count):
+        for c in range(channels):
+            for y in range(holes[n, 0], holes[n, 1]):
+                for x in range(holes[n, 2], holes[n, 3]):
+                    batch[c, y, x, n] = 0

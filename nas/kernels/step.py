@@ -228,7 +228,7 @@ def run(stages: Any, training: bool, labels: Any, soft_targets: Any, options: An
             forward_max_pool(s)
         elif s.kind == GLOBAL_POOL:
             forward_global_pool(s)
-        elif not s.depthwise:  # a depthwise convolution runs with the 1x1 that follows it
+        elif not s.leads:  # the depthwise half of a separable block runs with the 1x1 that follows it
             _forward_conv(stages, k, training)
     if not training or len(labels) == 0:
         return 0.0, 0
@@ -239,7 +239,7 @@ def run(stages: Any, training: bool, labels: Any, soft_targets: Any, options: An
             backward_max_pool(s)
         elif s.kind == GLOBAL_POOL:
             backward_global_pool(s)
-        elif not s.depthwise:
+        elif not s.leads:
             _backward_conv(stages, k)
         if not s.input_grad:
             break

@@ -38,7 +38,7 @@ _ADDRESSES = (
 )  # fmt: skip
 _NUMBERS = (
     "kind", "c_in", "h_in", "w_in", "c_out", "h", "w", "kernel", "stride", "padding",
-    "depthwise", "separable",  # the convolution runs with the next stage; with the one before
+    "depthwise", "leads", "separable",  # a filter for each channel; runs with the next stage; with the one before
     "relu_first", "norm", "relu_last", "pool",  # 1 where the stage has it
     "input_grad",  # 0 where nothing before it is trained
     "pulls", "deferred", "x_rows", "y_rows",  # rows stored of input and output: all, or those of a ring
@@ -80,7 +80,8 @@ def lower(architecture: Architecture, model: nn.Module, gradients: Sequence[Tens
             fields["kernel"], fields["stride"], fields["padding"] = layer.kernel_size, layer.stride, layer.padding
             # Two convolutions in a row are the halves of a separable block.
             fields["separable"] = int(k > 0 and layers[k - 1].op == "conv")
-            fields["depthwise"] = int(layers[k + 1 : k + 2] != () and layers[k + 1].op == "conv")
+            fields["leads"] = int(layers[k + 1 : k + 2] != () and layers[k + 1].op == "conv")
+            fields["depthwise"] = int(bool(fields["leads"]) or layer.groups > 1)
             fields["weight"], fields["weight_grad"] = conv.weight.data_ptr(), next(gradient)
             if conv.bias is not None:
                 fields["bias"], fields["bias_grad"] = conv.bias.data_ptr(), next(gradient)
@@ -153,6 +154,7 @@ class Tape:
         """Give every stage its maps: each stage's input is the output of the one before, and so are the gradients."""
         records = self.records
         stored = {0} | {start for _, start in self._residuals}  # stages whose input is read again later
+        spanning = {k for k, start in self._residuals if k - start > records[k]["separable"]}
         ring = self._allocate(max(records["c_in"] * records["kernel"] * records["w_in"]) * self.lanes).data_ptr()
         largest = int(max(records["c_in"] * records["h_in"] * records["w_in"]))
         turns = [self._allocate(largest * self.lanes).data_ptr() for _ in range(2)]
@@ -171,8 +173,9 @@ class Tape:
             elif record["kind"] == CONV and k + 1 not in stored and records[k + 1]["kind"] == CONV:
                 record["deferred"] = 1
                 # One ring for all, as only one stage runs at a time. Two buffers for gradients, as a stage reads that
-                # of its output while it writes that of its input.
-                x, x_rows, x_grad = ring, records[k + 1]["kernel"], turns[0]
+                # of its output while it writes that of its input; one more where a residual hands it further back.
+                x, x_rows = ring, records[k + 1]["kernel"]
+                x_grad = self._allocate(size * self.lanes).data_ptr() if k in spanning else turns[0]
                 turns.reverse()
             else:
                 x = x_grad = self._allocate(size * self.lanes).data_ptr()  # the gradient overwrites the map

@@ -9,7 +9,7 @@ from torch import nn
 
 from nas.architecture import Architecture
 from nas.kernels.cache import CANNOT_WRITE
-from nas.kernels.images import augment, gather
+from nas.kernels.images import augment, erase_, gather, recolour_
 from nas.kernels.network import Network
 
 
@@ -23,6 +23,8 @@ def main() -> None:
     try:
         network = Network(Architecture.parse("2 G C", input_shape=(1, 4, 4)), smallest)
         batch = augment(images, index, torch.zeros(1, 2, 3), 0.0, 1.0)
+        recolour_(batch, torch.zeros(1, 3))
+        erase_(batch, torch.zeros(1, 4, dtype=torch.int64))
         network.step(batch, index)
         network.logits(gather(images, index, 0.0, 1.0))
     except OSError as error:

@@ -11,17 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.architecture import Architecture
-from nas.data import find_dataset, load_training_data, with_fold
 from nas.errors import NasError, UsageError
-from nas.export import RunResult, load_network, read_result
+from nas.export import RunResult, read_result
 from nas.files import read_json, read_text
-from nas.final import OPENINGS
 from nas.searches import Finalist, SearchReason, finalists_of, read_reason
-from nas.study import StudyStore, study_folder
+from nas.study import OPENINGS, StudyStore, study_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,9 +116,11 @@ class Findings:
     @cached_property
     def network(self) -> TrainedNetwork | None:
         """The winner with its weights, or that of its full run; None where neither is here."""
+        from nas.export import load_trained
+
         for folder in (self.folder / "best", *([self.run.folder] if self.run else [])):
             try:
-                return load_network(folder)
+                return load_trained(folder)
             except NasError:
                 continue
         return None
@@ -131,8 +130,13 @@ class Findings:
         """The winner on the validation images of its weights' seed, or why there are none."""
         if self.reason is None:
             return "no winner has been written yet"
+        import torch  # takes seconds: a view without images must not wait for it
+
+        from nas.data import find_dataset, load_training_data, with_fold
+        from nas.export import load_trained
+
         try:
-            network = load_network(self.folder / "best")
+            network = load_trained(self.folder / "best")
             training = load_training_data(find_dataset(self.reason.dataset), data_dir=self.data_dir)
         except NasError as error:
             return str(error)
@@ -157,7 +161,11 @@ class Findings:
 
 def read_findings(name: str, storage: str | None = None, *, data_dir: Path | None = None) -> Findings:
     """Read a study for a report. Raise `UsageError` for one that is no search of this version of nas."""
-    store = StudyStore.open(name, storage)
+    return findings_of(StudyStore.open(name, storage, read_only=True), data_dir=data_dir)
+
+
+def findings_of(store: StudyStore, *, data_dir: Path | None = None) -> Findings:
+    """Return what `read_findings` reads of an open study."""
     if not store.is_ours:
         raise UsageError(
             f"'{store.name}' was not made by this version of nas: there is no report of it; nas show lists its trials"
@@ -168,7 +176,7 @@ def read_findings(name: str, storage: str | None = None, *, data_dir: Path | Non
             f"'{store.name}' is a study of recipes, and a report is of a search: nas show lists its trials"
         )
     trials = store.refresh()
-    second = _finalists(store)
+    second = store.open_finalists()
     folder, broken = study_folder(store.base), list[str]()
     reason = recipe = None
     if (folder / "best" / "reason.json").is_file():
@@ -183,13 +191,6 @@ def read_findings(name: str, storage: str | None = None, *, data_dir: Path | Non
         recipe=recipe, runs=_runs(folder, broken), openings=_openings(folder / OPENINGS, broken),
         damaged=tuple(broken), data_dir=data_dir,
     )  # fmt: skip
-
-
-def _finalists(store: StudyStore) -> StudyStore | None:
-    """Open the study of the finalists where there is one: a report makes none."""
-    with store.errors():
-        names = [each.study_name for each in store.storage.get_all_studies()]
-    return store.finalists() if f"{store.name}/finalists" in names else None
 
 
 def _runs(folder: Path, broken: list[str]) -> tuple[RunFiles, ...]:

@@ -98,7 +98,9 @@ def _print_files(console: Console, check: ImageCheck) -> None:
         lines.append(f"left out   {check.loose:,} that lie outside class folders")
     if check.nested:
         lines.append(f"nested     {check.nested:,} in folders below their class, which they belong to")
-    if check.imbalance >= 1.5:
+    from nas.data import IMBALANCE
+
+    if check.imbalance > IMBALANCE:
         lines.append(f"imbalance  {check.imbalance:.1f} images of the largest class for one of the smallest")
     console.print("\n".join(lines), markup=False, soft_wrap=True)
 

@@ -14,7 +14,7 @@ from nas.report.document import document, figure
 from nas.report.findings import Findings, read_findings
 from nas.report.markup import Markup, join, tag
 from nas.report.pictures import PICTURES, why_missing
-from nas.report.sections import answer, finalists, provenance
+from nas.report.sections import answer, finalists, provenance, recalls
 from nas.study import latest_study, studies_dir
 
 REPORT = "report.html"
@@ -85,7 +85,7 @@ def report_page(studies: Sequence[Findings]) -> str:
 
 def _section(found: Findings, drawn: Drawn, prefix: str, *, alone: bool) -> Markup:
     parts: list[Any] = [] if alone else [tag("h2", found.name, id=prefix, class_="name")]
-    parts += [answer(found), finalists(found)]
+    parts += [answer(found), finalists(found), recalls(found)]
     for place, (title, names) in enumerate(GROUPS):
         charts = [figure(chart, prefix) for name in names if (chart := drawn[name]) is not None]
         parts.append(tag("h2", title, id=f"{prefix}-{place}"))

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import rankdata, spearmanr
 
-from nas.budget import FINALIST_LAST_EPOCHS, LAST_EPOCHS
+from nas.budget import FINALIST_LAST_EPOCHS, last_epochs
 from nas.designs import PUBLISHED_DESIGNS
 from nas.errors import NasError
 from nas.report.chart import (
@@ -26,8 +25,8 @@ from nas.report.chart import (
     thinned,
 )
 from nas.report.findings import Findings
-from nas.report.tables import duration
-from nas.searches import FEATURE_NAMES, features, pareto_front
+from nas.report.tables import STATES, duration, epochs_text
+from nas.searches import pareto_front
 from nas.space import DISCARDS
 
 MOST_POINTS = 1500
@@ -48,7 +47,7 @@ def parameters(found: Findings) -> XYChart | None:
     shown = {trial.number: trial for trial in (*thinned(complete, MOST_POINTS), *best)}.values()
     series = [
         Series(
-            name=f"brief trial ({_epochs(found.brief_epochs)}, validation)", tone=1,
+            name=f"brief trial ({epochs_text(found.brief_epochs)}, validation)", tone=1,
             parts=(tuple(_trial_point(trial) for trial in shown if not trial.user_attrs.get("published")),),
         ),
         Series(name="front of them", tone=1, parts=(tuple(map(_trial_point, best)),), join="step", mark=None),
@@ -68,18 +67,19 @@ def parameters(found: Findings) -> XYChart | None:
             )
             for one in found.finalists
         )  # fmt: skip
-        epochs = _epochs(found.settings["finalist_epochs"])
+        epochs = epochs_text(found.settings["finalist_epochs"])
         series.append(Series(name=f"finalist ({epochs}, validation)", tone=8, parts=(points,), mark="diamond"))
     if found.runs:
         points = tuple(
             _interval_point(
                 run.result.num_params, run.result.last5_mean, None,
-                f"full run: {run.result.last5_mean:.3f} % last-{LAST_EPOCHS} on test, {_seeds(len(run.result.seeds))}, "
-                f"{_epochs(run.result.epochs)}, {run.result.schedule}",
+                f"full run: {run.result.last5_mean:.3f} % {last_epochs(run.result.epochs)} on test, "
+                f"{_seeds(len(run.result.seeds))}, {epochs_text(run.result.epochs)}, {run.result.schedule}",
             )
             for run in found.runs
         )  # fmt: skip
-        series.append(Series(name=f"full run (test, last-{LAST_EPOCHS})", tone=5, parts=(points,), mark="triangle"))
+        last = " and ".join(sorted({last_epochs(run.result.epochs) for run in found.runs}))
+        series.append(Series(name=f"full run (test, {last})", tone=5, parts=(points,), mark="triangle"))
     cap = found.settings.get("max_params")
     far = 1.3 * max(cap or 0, *(trial.user_attrs["num_params"] for trial in complete))
     public = [each for each in PUBLISHED_DESIGNS if each.num_params <= far]
@@ -185,7 +185,6 @@ def schedules(found: Findings) -> BarChart | None:
     total = counts["generated"] + counts["tried again"]
     if not total:
         return None
-    words = {"fail": "failed"}
     rows = []
     for key in (*DISCARDS, *ends):
         if not counts[key] and key in ("waiting", "running", "fail"):
@@ -194,11 +193,12 @@ def schedules(found: Findings) -> BarChart | None:
         where = "discarded before any training" if key in DISCARDS else "a trial"
         rows.append(
             BarRow(
-                label=words.get(key, key), values=(float(counts[key]),), texts=(f"{counts[key]:,}  ({share:.1%})",),
-                tip=f"{words.get(key, key)}: {counts[key]:,} of {total:,} schedules, {where}",
+                label=STATES.get(key, key), values=(float(counts[key]),), texts=(f"{counts[key]:,}  ({share:.1%})",),
+                tip=f"{STATES.get(key, key)}: {counts[key]:,} of {total:,} schedules, {where}",
             )
         )  # fmt: skip
-    again = f", {counts['tried again']:,} of them tried again" if counts["tried again"] else ""
+    twice = counts["tried again"]
+    again = f"; {twice:,} stand{'s' * (twice == 1)} in two trials, the first of which was interrupted" if twice else ""
     lost = (
         f" {counts['unaccounted']:,} are not accounted for." if counts["unaccounted"] else " None is unaccounted for."
     )
@@ -213,6 +213,8 @@ def schedules(found: Findings) -> BarChart | None:
 
 def feature_ranks(found: Findings) -> BarChart | None:
     """Draw the rank correlation of each feature of a schedule with its accuracy, by loss; also at equal parameters."""
+    from nas.searches import FEATURE_NAMES, features
+
     points, losses = [], []
     for trial in found.complete:
         try:
@@ -272,8 +274,8 @@ def fidelity(found: Findings) -> XYChart | None:
         name="fidelity", title="Brief trials against finalists", series=(
             Series(name="finalist, mean over seeds, with its 95 % interval", tone=8, parts=(points,), mark="diamond"),
         ),
-        x=accuracy_axis(f"brief accuracy after {_epochs(found.brief_epochs)}, percent", [p.x for p in points]),
-        y=accuracy_axis(f"finalist's mean of {_epochs(found.settings['finalist_epochs'])}, percent", ends),
+        x=accuracy_axis(f"brief accuracy after {epochs_text(found.brief_epochs)}, percent", [p.x for p in points]),
+        y=accuracy_axis(f"finalist's mean of {epochs_text(found.settings['finalist_epochs'])}, percent", ends),
         alt=f"{len(finalists)} finalists.{rank}",
         note=f"Were brief trials without error, the points would rise from left to right.{rank} The finalists are the "
         "best of the brief trials, and among the best even a good measure ranks poorly.",
@@ -281,12 +283,16 @@ def fidelity(found: Findings) -> XYChart | None:
 
 
 def _rank_correlation(one: Any, other: Any) -> float:
+    from scipy.stats import spearmanr
+
     value = float(spearmanr(one, other).statistic) if np.ptp(one) and np.ptp(other) else 0.0
     return value if math.isfinite(value) else 0.0
 
 
 def _partial(one: Any, other: Any, given: Any) -> float:
     """Return the partial rank correlation: that of what ranks of `given` leave of the others' ranks."""
+    from scipy.stats import rankdata
+
     ranks = [rankdata(each) for each in (one, other, given)]
     base = np.stack([np.ones(len(ranks[2])), ranks[2]], 1)
     left, right = (each - base @ np.linalg.lstsq(base, each, rcond=None)[0] for each in ranks[:2])
@@ -322,10 +328,6 @@ def _interval_point(x: float, y: float, interval: Sequence[float] | None, tip: s
 
 def _size(trial: FrozenTrial) -> int:
     return int(trial.user_attrs["num_params"])
-
-
-def _epochs(count: int) -> str:
-    return f"{count} epoch{'s' * (count != 1)}"
 
 
 def _seeds(count: int) -> str:

@@ -8,11 +8,11 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from nas.budget import LAST_EPOCHS
+from nas.budget import LAST_EPOCHS, last_epochs
 from nas.export import Provenance
 from nas.report.findings import Findings, RunFiles
 from nas.report.markup import Markup, join, tag
-from nas.report.tables import cost, duration
+from nas.report.tables import cost, duration, epochs_text, score_of
 
 MOST_FAILURES = 20
 
@@ -50,13 +50,13 @@ def _validation_box(found: Findings) -> Markup:
             "95 % interval {:.2f} to {:.2f}".format(*row.interval)
         )  # fmt: skip
         epochs, seeds = found.reason.finalist_epochs, len(row.scores)
-        detail = f"{low_high}; mean of {seeds} seed{'s' * (seeds != 1)}, {epochs} epoch{'s' * (epochs != 1)}"
+        detail = f"{low_high}; mean of {seeds} seed{'s' * (seeds != 1)}, {epochs_text(epochs)}"
         return _box("validation accuracy", f"{row.mean:.2f} %", detail)
     if found.finalists:
         first = found.finalists[0]
         return _box("validation accuracy", f"{first.mean:.2f} %", f"finalists under way, {len(first.scores)} seeds")
     best = min(found.complete, key=lambda trial: trial.user_attrs["loss"])
-    detail = f"one brief trial of {found.brief_epochs} epochs, one seed: no interval"
+    detail = f"one brief trial of {epochs_text(found.brief_epochs)}, one seed: no interval"
     return _box("validation accuracy", f"{best.value:.2f} %", detail)
 
 
@@ -69,17 +69,16 @@ def _test_boxes(found: Findings) -> list[Markup]:
     sd = "" if result.last5_sd is None else f" ± {result.last5_sd:.3f}"
     seeds = len(result.seeds)
     detail = (
-        f"last-{LAST_EPOCHS} of {result.epochs} epochs, {seeds} seed{'s' * (seeds != 1)}; lowest epoch of them "
-        f"{result.lowest_of_last5:.2f}"
+        f"{last_epochs(result.epochs)} of {epochs_text(result.epochs)}, {seeds} seed{'s' * (seeds != 1)}; "
+        f"lowest epoch of them {result.lowest_of_last5:.2f}"
     )
     boxes = [_box("test accuracy", f"{result.last5_mean:.3f}{sd} %", detail)]
     if result.target is not None:
         held, gap = bool(result.target_held), result.last5_mean - result.target
         word = tag("span", "held" if held else "not held", class_="good" if held else "bad")
         above = f"mean {abs(gap):.3f} points {'above' if gap >= 0 else 'below'} it"
-        boxes.append(
-            _box(f"target {result.target:g} %", word, f"over the last {LAST_EPOCHS} epochs of every seed; {above}")
-        )
+        span = epochs_text(min(LAST_EPOCHS, result.epochs))
+        boxes.append(_box(f"target {result.target:g} %", word, f"over the last {span} of every seed; {above}"))
     return boxes
 
 
@@ -116,7 +115,7 @@ def finalists(found: Findings) -> Markup | None:
     body = []
     for row in ordered:
         first = row is rows[0]
-        mark = "winner" if first else "front" if row.trial in front else ""
+        mark = ("winner" if found.reason is not None else "leads") if first else "front" if row.trial in front else ""
         interval = getattr(row, "interval", None)
         between = "" if interval is None or callable(interval) else "{:.2f} to {:.2f}".format(*interval)
         numbers = (
@@ -129,17 +128,39 @@ def finalists(found: Findings) -> Markup | None:
                 tag("td", tag("code", row.schedule), name, class_="schedule"), class_="first" if first else None)
         )  # fmt: skip
     header = ("", "trial", "parameters", "brief", "mean", "sd", "n", "95 % interval", "schedule")
-    score = f", {found.reason.score}" if found.reason is not None else ""
+    score = f", {score_of(found.reason)}" if found.reason is not None else ""
     epochs = found.settings["finalist_epochs"]
-    note = f"{epochs} epoch{'s' * (epochs != 1)}{score}; validation images of each seed, never test images."
+    note = f"{epochs_text(epochs)}{score}; validation images of each seed, never test images."
     return join(
         tag("h2", "Finalists"), table(header, body, label=f"Finalists of {found.name}"), tag("p", note, class_="muted")
     )
 
 
+def recalls(found: Findings) -> Markup | None:
+    """Return the recall of each class in the winner's full run, where the classes differ in size; else nothing."""
+    result = None if found.run is None else found.run.result
+    if result is None or result.by_class is None:
+        return None
+    scores = result.by_class
+    sd = "" if scores.balanced_sd is None else f" ± {scores.balanced_sd:.3f}"
+    body = [
+        tag("tr", tag("td", name), tag("td", f"{count:,}", class_="number"),
+            tag("td", "" if recall is None else f"{recall:.2f}", class_="number"))
+        for name, count, recall in zip(result.classes, scores.counts, scores.recalls, strict=True)
+    ]  # fmt: skip
+    note = (
+        f"Balanced accuracy, the mean recall: {scores.balanced_mean:.3f}{sd} %, beside an accuracy of "
+        f"{result.last5_mean:.3f} %; test split, last-{LAST_EPOCHS}, mean over {len(result.seeds)} seeds."
+    )
+    return join(
+        tag("h2", "Recall by class"), table(("class", "test images", "recall"), body, label="Recall by class"),
+        tag("p", note, class_="muted"),
+    )  # fmt: skip
+
+
 def table(header: Sequence[str], rows: Iterable[Markup], *, label: str) -> Markup:
     """Return a table that scrolls by itself on a narrow screen; columns of numbers have right-aligned heads."""
-    words = ("", "schedule", "what", "winner", "study", "when (UTC)", "command", "trial's schedule", "reason")
+    words = ("", "class", "schedule", "what", "winner", "study", "when (UTC)", "command", "trial's schedule", "reason")
     cells = [
         tag("th", name, scope="col", class_=None if name in words else "number") if name else tag("td", "")
         for name in header
@@ -190,7 +211,7 @@ def _run_facts(run: RunFiles) -> dict[str, Any]:
     result = run.result
     return {
         "schedule": result.schedule, "folder": run.folder.name, "seeds": result.seeds, "epochs": result.epochs,
-        f"last-{LAST_EPOCHS} by seed": tuple(f"{value:.3f}" for value in result.last5.values()),
+        f"{last_epochs(result.epochs)} by seed": tuple(f"{value:.3f}" for value in result.last5.values()),
         "test split opened": result.opened, **_made(result),
     }  # fmt: skip
 
@@ -198,7 +219,7 @@ def _run_facts(run: RunFiles) -> dict[str, Any]:
 def _facts(facts: Mapping[str, Any]) -> Markup:
     pairs = []
     for name, value in facts.items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+        shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else "none" if value is None else value
         text: Any = tag("code", shown) if name in ("command", "schedule", "data_hash") else shown
         pairs += [tag("dt", name.replace("_", " ")), tag("dd", text)]
     return tag("dl", pairs, class_="facts")
@@ -209,8 +230,8 @@ def _openings(found: Findings) -> Markup:
     if not found.openings:
         return join(title, tag("p", "None is on record: the search cannot reach it, and no full run was made here."))
     rows = [
-        tag("tr", tag("td", line.get("utc", "")), tag("td", line.get("purpose", "")),
-            tag("td", tag("code", line.get("command", ""))))
+        tag("tr", tag("td", line.get("utc", "")), tag("td", line.get("purpose", ""), class_="schedule"),
+            tag("td", tag("code", line.get("command", "")), class_="schedule"))
         for line in found.openings
     ]  # fmt: skip
     return join(

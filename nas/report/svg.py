@@ -26,8 +26,8 @@ WIDE, NARROW = 720, 340
 """Widths of a drawing in CSS pixels: letters have the same size on a phone, so that it needs a drawing of its own."""
 
 XMLNS = "http://www.w3.org/2000/svg"
-LETTER = 6.6
-"""Width of a letter of 12 pixels, about."""
+LETTER = 7.2
+"""Width of a letter of 12 pixels in the widest of the fonts, about."""
 
 
 def draw(chart: Chart, width: int = WIDE, *, legend: bool = False, titles: bool = False) -> Markup:
@@ -258,8 +258,8 @@ def _matrix(chart: MatrixChart, width: int) -> tuple[Markup, float]:
                 )
             )  # fmt: skip
             if number and cell >= 22 and len(f"{number}") * LETTER < cell + 2:
-                inside = "tick middle over" if row == column else "tick middle strong"
-                parts.append(tag("text", number, x=_n(x + cell / 2), y=_n(y + cell / 2 + 4), class_=inside))
+                middle = {"x": _n(x + cell / 2), "y": _n(y + cell / 2 + 4)}
+                parts.append(tag("text", number, class_="tick middle strong", **middle))
     return join(parts), top + cell * count + 6
 
 

@@ -11,16 +11,21 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.architecture import Architecture
-from nas.budget import LAST_EPOCHS, Budget
-from nas.export import Deployment, folded_params
+from nas.budget import FINALIST_LAST_EPOCHS, LAST_EPOCHS, Budget, last_epochs
+from nas.footprint import Deployment, counts, folded_params
 
 if TYPE_CHECKING:  # torch and pandas take seconds to import, and a table of layers must not wait for them
     import pandas as pd
 
+    from nas.export import RunResult
     from nas.final import FullRun
     from nas.searches import SearchReason
+    from nas.study import StudyInfo
 
 FLOAT_BYTES = 4
+
+MOST_RECALLS = 12
+"""Classes whose recall fits in a line: the worst."""
 
 MEASURED_WIDTH = 1000
 """Columns in which any table fits."""
@@ -88,7 +93,7 @@ def count_lines(architecture: Architecture, budget: Budget | None) -> str:
         f"{_kib(architecture.activations)} held in training  (float32, an image)",
     ]
     if budget is not None:
-        fits = budget.admits(architecture.num_params, architecture.macs)
+        fits = budget.admits(*counts(architecture, budget))
         lines.append(f"{'Fits' if fits else 'Does not fit'}: {budget}")
     return "\n".join(lines)
 
@@ -97,7 +102,8 @@ def deployment_table(deployment: Deployment) -> RenderableType:
     """Flash and RAM of a network's C code, part by part, and a verdict for each device."""
     found = deployment.footprint
     lines = (
-        f"Flash: {found.flash:,} bytes  ({found.weights:,} weights, {found.tables:,} tables, {found.code:,} for code)",
+        f"Flash: {found.flash:,} bytes  ({found.weights:,} weights, {found.tables:,} tables, {found.code:,} for code"
+        f"{f', {found.reserve:,} for norms of negative factors' if found.reserve else ''})",
         f"RAM: {found.ram:,} bytes with the input image, {found.ram - found.image:,} without  ({found.arena:,} arena, "
         f"{found.image:,} image, {found.logits:,} logits; stack not counted)",
     )
@@ -115,24 +121,29 @@ def _kib(numbers: int) -> str:
 # --- the search -------------------------------------------------------------------------------------------------------
 
 
+STATES = {"fail": "failed"}
+"""Words for states of trials, where Optuna's name is none."""
+
+
 def account(counts: Mapping[str, int]) -> str:
     """Return every generated schedule accounted for, in one line."""
     if not counts:
         return ""
     apart = ("generated", "tried again", "shrunk to fit")
-    parts = [f"{counts[key]:,} {key}" for key in counts if key not in apart and counts[key]]
-    if counts["tried again"]:
-        parts[-1] += f" - {counts['tried again']:,} tried again"
+    parts = [f"{counts[key]:,} {STATES.get(key, key)}" for key in counts if key not in apart and counts[key]]
+    again = counts["tried again"]
+    twice = f" + {again:,} run again after an interruption" if again else ""
     shrunk = f" ({counts['shrunk to fit']:,} shrunk to fit)" if counts["shrunk to fit"] else ""
-    return f"generated {counts['generated']:,} = {' + '.join(parts) or '0'}{shrunk}"
+    return f"generated {counts['generated']:,}{twice} = {' + '.join(parts) or '0'}{shrunk}"
 
 
-def brief_account(counts: Mapping[str, int]) -> str:
-    """Return the account for a narrow terminal: the reasons of discards in one sum."""
+def brief_account(counts: Mapping[str, int], pace: str = "") -> str:
+    """Return the account for a narrow terminal: the reasons of discards in one sum, `pace` beside it."""
     trials = sum(counts[state] for state in ("waiting", "running", "complete", "pruned", "fail"))
     discarded = counts["generated"] + counts["tried again"] - trials
-    ended = "".join(f", {counts[state]:,} {state}" for state in ("complete", "pruned", "fail") if counts[state])
-    return f"generated {counts['generated']:,}: {discarded:,} discarded{ended}"
+    shown = [state for state in ("complete", "pruned", "fail") if counts[state]]
+    ended = "".join(f", {counts[state]:,} {STATES.get(state, state)}" for state in shown)
+    return f"generated {counts['generated']:,}: {discarded:,} discarded{pace}{ended}"
 
 
 def finalist_table(reason: SearchReason) -> RenderableType:
@@ -154,8 +165,14 @@ def finalist_table(reason: SearchReason) -> RenderableType:
             mark, str(row.trial), f"{row.num_params:,}", f"{row.brief:.2f}", f"{row.mean:.3f}", sd,
             str(len(row.scores)), interval, schedule=name, style="bold" if row is winner else None,
         )  # fmt: skip
-    title = f"Finalists: {reason.score}, {_epochs(reason.finalist_epochs)}, validation split of each seed"
+    title = f"Finalists: {score_of(reason)}, {epochs_text(reason.finalist_epochs)}, validation split of each seed"
     return titled(title, table, Text(f"Winner: {reason.verdict}."))
+
+
+def score_of(reason: SearchReason) -> str:
+    """Return in words what a finalist's score is: the mean over its last epochs, or over all where it has no more."""
+    few = reason.finalist_epochs <= FINALIST_LAST_EPOCHS
+    return "mean accuracy over its epochs, percent" if few else reason.score
 
 
 def cost(reason: SearchReason) -> str:
@@ -163,7 +180,8 @@ def cost(reason: SearchReason) -> str:
     teachers = ""
     if reason.teacher is not None:
         count = reason.teacher.trained
-        teachers = f", their {count} teacher{'s' * (count > 1)} {duration(reason.teacher.seconds)}"
+        scored = f" ({reason.teacher.accuracy:.2f} % on validation)" if reason.teacher.accuracy is not None else ""
+        teachers = f", their {count} teacher{'s' * (count > 1)}{scored} {duration(reason.teacher.seconds)}"
     return f"{reason.trainings} trainings took {duration(reason.training_seconds)}{teachers} of workers' time"
 
 
@@ -193,7 +211,7 @@ def recipe_table(reason: Mapping[str, Any], *, top: int = 8) -> RenderableType:
     spent = f"{reason['trainings']} trainings, {duration(reason['training_seconds'])} of training"
     title = (
         f"Recipes for {reason['schedule']} ({reason['num_params']:,} parameters): {reason['score']}, "
-        f"{_epochs(reason['epochs'])}, validation split"
+        f"{epochs_text(reason['epochs'])}, validation split"
     )
     return titled(title, table, Text(f"Trials: {counts}; {spent}.{paired}\n{reason['verdict']}"))
 
@@ -206,7 +224,10 @@ def print_space(console: Console, budget: Budget, survey: Mapping[str, Any]) -> 
     console.print(
         f"parameters of those that fit: 5 % {low:,}, median {middle:,}, 95 % {high:,}; least {survey['smallest']:,}"
     )
+    low, middle, high = survey["macs"]
+    console.print(f"their MACs: 5 % {low:,}, median {middle:,}, 95 % {high:,}")
     console.print("blocks: " + ", ".join(f"{depth} in {share:.0%}" for depth, share in survey["depths"].items()))
+    console.print(f"space: {survey['space']}", highlight=False, markup=False)
     console.print(f"widths {survey['widths'][0]} to {survey['widths'][1]}; examples:")
     for text, num_params in survey["examples"]:
         console.print(f"  {num_params:>7,}  {text}", soft_wrap=True)
@@ -218,7 +239,8 @@ def print_space(console: Console, budget: Budget, survey: Mapping[str, Any]) -> 
 def run_table(run: FullRun) -> RenderableType:
     """Return what a full run came to."""
     result = run.result
-    header = ("seed", f"last-{LAST_EPOCHS}", "lowest of them", "final", "seconds")
+    last = last_epochs(result.epochs)
+    header = ("seed", last, "lowest of them", "final", "seconds")
     table = plain(header, right=header)
     for seed in run.seeds:
         table.add_row(
@@ -227,18 +249,41 @@ def run_table(run: FullRun) -> RenderableType:
     n = len(run.seeds)
     spread = "" if result.last5_sd is None else f" ± {result.last5_sd:.3f}"
     lowest = f"lowest single epoch of them {result.lowest_of_last5:.2f}"
-    lines = [f"last-{LAST_EPOCHS} {result.last5_mean:.3f}{spread} (n = {n}), {lowest}"]
+    lines = [f"{last} {result.last5_mean:.3f}{spread} (n = {n}), {lowest}", *recall_lines(result)]
     if result.target_held is not None:
         verdict = "held" if result.target_held else "not held"
         every = "every seed" if n > 1 else "the seed"
-        lines.append(f"target {result.target:g}: {verdict} over the last {LAST_EPOCHS} epochs of {every}")
+        span = epochs_text(min(LAST_EPOCHS, result.epochs))
+        lines.append(f"target {result.target:g}: {verdict} over the last {span} of {every}")
     if result.teacher is not None:
         lines.append(
             f"distilled from a network of {result.teacher['num_params']:,} parameters, itself trained in "
             f"{duration(result.teacher['seconds'])}; its logits took {duration(result.teacher['logits_seconds'])}"
         )
-    title = f"Test accuracy in percent, {_epochs(result.epochs)}, {result.num_params:,} parameters"
+    title = f"Test accuracy in percent, {epochs_text(result.epochs)}, {result.num_params:,} parameters"
     return titled(title, table, Text("\n".join(lines)))
+
+
+def recall_lines(result: RunResult) -> list[str]:
+    """Return the balanced accuracy and each class's recall of an imbalanced test split, the worst class first."""
+    if (scores := result.by_class) is None:
+        return []
+    spread = "" if scores.balanced_sd is None else f" ± {scores.balanced_sd:.3f}"
+    return [
+        f"balanced last-{LAST_EPOCHS} {scores.balanced_mean:.3f}{spread} (mean recall of the classes, which differ in "
+        "size)",
+        recall_text(result.classes, scores.recalls, scores.counts),
+    ]
+
+
+def recall_text(classes: Sequence[str], recalls: Sequence[float | None], counts: Sequence[int]) -> str:
+    """Return recall and number of images of each class in one line, the worst first."""
+    found = [row for row in zip(recalls, classes, counts, strict=True) if row[0] is not None]
+    parts = [
+        f"{name} {recall:.1f} of {count:,}" for recall, name, count in sorted(found, key=lambda row: row[0] or 0.0)
+    ]
+    more = len(parts) - MOST_RECALLS
+    return "recall     " + ", ".join(parts[:MOST_RECALLS]) + (f" and {more} better ones" if more > 0 else "")
 
 
 # --- reading a study --------------------------------------------------------------------------------------------------
@@ -262,7 +307,8 @@ def _number(value: Any, form: str, unit: str = "") -> str:
     return "" if value is None or value != value or str(value) == "<NA>" else format(value, form) + unit
 
 
-def _epochs(number: int) -> str:
+def epochs_text(number: int) -> str:
+    """`3 epochs`, `1 epoch`."""
     return f"{number} epoch{'s' * (number != 1)}"
 
 
@@ -274,3 +320,16 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def studies_table(studies: Sequence[StudyInfo]) -> Table:
+    """The list of studies."""
+    table = plain(("study", "trials", "data set", "MB", "last written (UTC)", ""), right=("trials", "MB"))
+    for each in studies:
+        trials = "?" if each.trials is None else f"{each.trials:,}"
+        state = "in use" if each.in_use else each.problem or ""
+        table.add_row(
+            Text(each.name), trials, Text(each.dataset or "?"), f"{each.bytes / 1e6:,.1f}", each.changed[:16],
+            Text(state),
+        )  # fmt: skip
+    return table

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from nas.architecture import Layer
-from nas.budget import LAST_EPOCHS
-from nas.data import Normalization, augment, random_affine
+from nas.budget import LAST_EPOCHS, last_epochs
+from nas.data import Normalization, apply_draws
 from nas.errors import NasError
 from nas.report.chart import (
     BarChart,
@@ -27,8 +27,8 @@ from nas.report.chart import (
     number_axis,
 )
 from nas.report.findings import Findings
-from nas.report.tables import FLOAT_BYTES
-from nas.train import Recipe
+from nas.report.tables import FLOAT_BYTES, epochs_text
+from nas.train import Recipe, random_draws
 
 BINS = 10
 """Equal bins of confidence in a calibration plot (Guo and others, "On Calibration of Modern Neural Networks", 2017)."""
@@ -57,14 +57,15 @@ def seeds(found: Findings) -> XYChart | None:
     if len(parts) > 1:
         series.append(Series(name="mean over seeds", tone=5, parts=(middle,), join="line", mark=None))
     result = run.result
-    rules = [Rule(axis="x", value=result.epochs - LAST_EPOCHS + 0.5, label=f"last {LAST_EPOCHS}")]
+    rules = [Rule(axis="x", value=max(0, result.epochs - LAST_EPOCHS) + 0.5, label=last_epochs(result.epochs))]
     if result.target is not None:
         rules.append(Rule(axis="y", value=result.target, label=f"target {result.target:g}"))
     values = [point.y for part in parts for point in part] + [rule.value for rule in rules if rule.axis == "y"]
     return XYChart(
         name="seeds", title="The full run, seed over seed", series=tuple(series), rules=tuple(rules),
         x=epoch_axis([1, result.epochs]), y=accuracy_axis("test accuracy, percent", values),
-        alt=f"{len(parts)} seeds of {result.epochs} epochs; last-{LAST_EPOCHS} {result.last5_mean:.3f} %.",
+        alt=f"{len(parts)} seeds of {epochs_text(result.epochs)}; {last_epochs(result.epochs)} "
+        f"{result.last5_mean:.3f} %.",
         note=f"{result.schedule}, {result.num_params:,} parameters; nothing was chosen by what the test split shows.",
     )  # fmt: skip
 
@@ -211,7 +212,7 @@ def misread(found: Findings) -> TileChart | None:
         label, read, sure = names[int(seen.labels[index])], names[int(predicted[index])], float(confidence[index])
         tiles.append(
             Tile(
-                pixels=_pixels(seen.images[index]), lines=(f"is {cut(label, 12)}", f"{cut(read, 7)} {sure:.0%}"),
+                pixels=_pixels(seen.images[index]), lines=(f"is {cut(label, 8)}", f"as {cut(read, 8)}", f"{sure:.0%}"),
                 tip=f"{label} read as {read} with {sure:.1%} confidence (validation image {index})",
             )
         )  # fmt: skip
@@ -221,7 +222,7 @@ def misread(found: Findings) -> TileChart | None:
         name="misread", title="What it misreads", tiles=tuple(tiles),
         alt=f"{len(tiles)} of {len(order):,} misread validation images, the surest first.",
         note=f"{len(order):,} of {len(seen.labels):,} validation images are misread; these are the {len(tiles)} that "
-        "it is surest of. First line: the label; second: what it reads, and how sure it is.",
+        "it is surest of: what it is, what it is read as, and how sure the network is of that.",
     )  # fmt: skip
 
 
@@ -234,20 +235,18 @@ def augmented(found: Findings) -> TileChart | None:
         recipe = Recipe.from_dict(dict(found.recipe))
     except NasError:
         return None
-    images = seen.images[:AUGMENTED]
+    chosen = torch.linspace(0, len(seen.labels) - 1, min(AUGMENTED, len(seen.labels))).long()  # of every class
+    images = seen.images[chosen]
     generator = torch.Generator().manual_seed(0)
     channels, height, width = images.shape[1:]
-    theta = random_affine(
-        len(images), degrees=recipe.degrees, translate_px=recipe.translate, scale=recipe.scale, shear=recipe.shear,
-        image_size=(height, width), generator=generator,
-    )  # fmt: skip
-    moved = augment(images, theta, Normalization((0.0,) * channels, (1.0,) * channels))
+    draws = random_draws(recipe, len(images), (height, width), generator)
+    moved = apply_draws(images, draws, Normalization((0.0,) * channels, (1.0,) * channels))
     names = _classes(found)
     tiles = tuple(
         Tile(
             pixels=_pixels((each * 255).round().clamp(0, 255).to(torch.uint8)), lines=(names[label],), tip=names[label]
         )
-        for each, label in zip(moved, seen.labels.tolist(), strict=False)
+        for each, label in zip(moved, seen.labels[chosen].tolist(), strict=True)
     )
     return TileChart(
         name="augmented", title="A batch as it is augmented", tiles=tiles,

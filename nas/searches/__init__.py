@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from nas.searches.finalist_scores import finalists_of
 from nas.searches.reason import FinalistRow, SearchReason, TeacherUse, read_reason
 from nas.searches.selection import (
     Finalist,
@@ -23,7 +24,7 @@ from nas.searches.selection import (
 
 if TYPE_CHECKING:
     from nas.searches.brief import BriefTrials, front, leaders
-    from nas.searches.finalists import Finalists, finalists_of
+    from nas.searches.finalists import Finalists
     from nas.searches.pruner import Pruner
     from nas.searches.recipe_result import search_recipes, standing
     from nas.searches.recipes import RecipeSettings, RecipeTrials
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from nas.searches.samplers import SAMPLERS, DrawContext, Propose, Proposer, fit_loss_predictor
     from nas.searches.settings import MNIST_TARGET, PrunerName, SamplerName, Settings
     from nas.searches.surrogate import FEATURE_NAMES, GaussianProcess, features
-    from nas.searches.winner import Context, SearchResult, write_best
+    from nas.searches.winner import Context, SearchResult, bring_winner, write_best
 
 __all__ = [
     "FEATURE_NAMES",
@@ -58,6 +59,7 @@ __all__ = [
     "Settings",
     "TeacherUse",
     "behind",
+    "bring_winner",
     "distilled_folds",
     "features",
     "finalists_of",
@@ -79,7 +81,7 @@ __all__ = [
 
 _PLACES = {
     "brief": ("BriefTrials", "front", "leaders"),
-    "finalists": ("Finalists", "finalists_of"),
+    "finalists": ("Finalists",),
     "pruner": ("Pruner",),
     "recipe_result": ("search_recipes", "standing"),
     "recipes": ("RecipeSettings", "RecipeTrials"),
@@ -87,7 +89,7 @@ _PLACES = {
     "samplers": ("SAMPLERS", "DrawContext", "Propose", "Proposer", "fit_loss_predictor"),
     "settings": ("MNIST_TARGET", "PrunerName", "SamplerName", "Settings"),
     "surrogate": ("FEATURE_NAMES", "GaussianProcess", "features"),
-    "winner": ("Context", "SearchResult", "write_best"),
+    "winner": ("Context", "SearchResult", "bring_winner", "write_best"),
 }
 
 

@@ -15,7 +15,7 @@ from nas.searches.samplers import Propose, Proposer
 from nas.searches.selection import pareto_front, spread_out
 from nas.searches.settings import Settings
 from nas.space import SearchSpace, commuted_head
-from nas.study import ClaimedTrial, Event, Progress, StudyStore, TrialTable, study_folder
+from nas.study import ClaimedTrial, Event, Progress, StudyStore, TrialTable, rank, share_file, study_folder
 from nas.train import Epoch, Run
 from nas.workers import TrainJob
 
@@ -45,7 +45,7 @@ class BriefTrials:
         for name, params in self.space.published():
             architecture = self.space.decode(params)
             if str(architecture) not in seen:
-                attrs = {**_counts_of(architecture), "published": name, "generated": 1, "seed": self.settings.seed}
+                attrs = {**self._counts_of(architecture), "published": name, "generated": 1, "seed": self.settings.seed}
                 self.store.enqueue(params, self.space.distributions, attrs)
 
     def next(self) -> tuple[ClaimedTrial, TrainJob, str] | None:
@@ -80,15 +80,13 @@ class BriefTrials:
         """Tell whether the last `settings.patience` trials brought no new best one."""
         if self.settings.patience is None or not table.complete:
             return False
-        best = table.complete[0].number
-        later = sum(
-            number > best and not trial.user_attrs.get("interrupted") for number, trial in table.finished.items()
-        )
-        return later >= self.settings.patience
+        return table.ended_after(table.complete[0].number) >= self.settings.patience
 
     def update(self, progress: Progress) -> bool:
         table = self.store.table
-        progress.counts = self.store.counts()
+        progress.count(self.store.counts())
+        if len(progress.results) != len(table.complete):
+            progress.results = table.results()
         progress.done, progress.total = table.ended, max(self.settings.trials, table.ended)
         if table.complete:
             progress.best = _standing(table.complete[0])
@@ -99,19 +97,23 @@ class BriefTrials:
         return table.ended >= self.settings.trials
 
     def on_epoch(self, trial: ClaimedTrial, job: TrainJob, epoch: Epoch) -> bool:
-        self.store.report(trial, epoch.number, epoch.accuracy)
+        self.store.report(trial, epoch.number, epoch.by(self.settings.metric)[0])
         last = epoch.number == self.settings.recipe.epochs
         return not last and self.prune(trial, self.store.table)
 
     def on_run(self, trial: ClaimedTrial, job: TrainJob, run: Run) -> Event:
-        loss, accuracy = run.epochs[-1].loss, run.epochs[-1].accuracy
+        accuracy, loss = run.epochs[-1].by(self.settings.metric)
         attrs = {"loss": loss, "seconds": round(run.seconds, 2)}
         label, size, text = f"trial {trial.number}", job.architecture.num_params, str(job.architecture)
         if run.stopped:
             self.store.finish(trial, TrialState.PRUNED, **attrs)
             return Event(label=label, state="pruned", accuracy=accuracy, loss=loss, num_params=size, text=text)
         # Weights first: a complete trial has them, whatever is killed when.
-        write_weights(brief_weights(self.store.base, trial.number), run.state_dict)
+        path = brief_weights(self.store.base, trial.number)
+        write_weights(path, run.state_dict)
+        best = self.store.table.complete[:1]
+        if not best or (loss, size, trial.number) < rank(best[0]):  # no other will stand in for the finalists
+            share_file(self.store, path, trial)
         self.store.finish(trial, TrialState.COMPLETE, accuracy, **attrs)
         self.drop_weights()
         leads = self.store.table.complete[0].number == trial.number
@@ -140,14 +142,18 @@ class BriefTrials:
             self.exhausted = str(error)
             return None
         attrs = {
-            **_counts_of(proposal.architecture), "discards": dict(proposal.discards), "shrunk": proposal.shrunk,
+            **self._counts_of(proposal.architecture), "discards": dict(proposal.discards), "shrunk": proposal.shrunk,
             "generated": sum(proposal.discards.values()) + 1, "seed": self.settings.seed,
         }  # fmt: skip
         return self.store.claim(proposal.params, self.space.distributions, attrs)
 
+    def _counts_of(self, architecture: Architecture) -> dict[str, str | int]:
+        counts = zip(("num_params", "macs", "flash", "ram"), self.space.counts(architecture), strict=False)
+        return {"schedule": str(architecture), **dict(counts)}
+
     def _yields(self, trial: ClaimedTrial) -> bool:
         same = (trial.attrs["schedule"], commuted_head(trial.attrs["schedule"]))
-        return self.store.yields(trial, self.settings.trials, lambda other: other.user_attrs.get("schedule") in same)
+        return self.store.yields(trial, self.settings.trials, lambda table: table.of_schedules(*same))
 
 
 def leaders(table: TrialTable, count: int) -> list[FrozenTrial]:
@@ -175,10 +181,6 @@ def front(table: TrialTable, count: int) -> list[FrozenTrial]:
 def brief_weights(study: str, trial: int) -> Path:
     """Return where the weights of a brief trial lie."""
     return study_folder(study) / "weights" / f"brief-{trial}.safetensors"
-
-
-def _counts_of(architecture: Architecture) -> dict[str, str | int]:
-    return {"schedule": str(architecture), "num_params": architecture.num_params, "macs": architecture.macs}
 
 
 def _standing(trial: FrozenTrial) -> tuple[float, float | None, str, int]:

@@ -18,9 +18,10 @@ from nas.architecture import Architecture
 from nas.budget import FINALIST_LAST_EPOCHS
 from nas.export import write_weights
 from nas.searches.brief import Logits
-from nas.searches.selection import Finalist, behind, rank_finalists
+from nas.searches.finalist_scores import finalists_of, scores_of
+from nas.searches.selection import behind
 from nas.searches.settings import Settings
-from nas.study import ClaimedTrial, Event, Progress, StudyStore, TrialTable, study_folder
+from nas.study import ClaimedTrial, Event, Progress, StudyStore, TrialTable, share_file, study_folder
 from nas.train import Epoch, Run
 from nas.workers import TrainJob
 
@@ -69,12 +70,14 @@ class Finalists:
         return not due
 
     def on_epoch(self, trial: ClaimedTrial, job: TrainJob, epoch: Epoch) -> bool:
-        self.store.report(trial, epoch.number, epoch.accuracy)
+        self.store.report(trial, epoch.number, epoch.by(self.settings.metric)[0])
         return False
 
     def on_run(self, trial: ClaimedTrial, job: TrainJob, run: Run) -> Event:
-        candidate, score = trial.params["candidate"], run.last(FINALIST_LAST_EPOCHS)
-        write_weights(finalist_weights(self.store.base, candidate, job.seed), run.state_dict)
+        candidate, score = trial.params["candidate"], run.last(FINALIST_LAST_EPOCHS, self.settings.metric)
+        path = finalist_weights(self.store.base, candidate, job.seed)
+        write_weights(path, run.state_dict)
+        share_file(self.store, path, trial)
         self.store.finish(trial, TrialState.COMPLETE, score, seconds=round(run.seconds, 2))
         first = finalists_of(self.trials.table, self.store.table)[0]
         return Event(
@@ -134,37 +137,6 @@ class Finalists:
     def _holder(self, params: dict[str, int]) -> int | None:
         trials = self.store.table.trials(TrialState.RUNNING, TrialState.COMPLETE)
         return min((trial.number for trial in trials if trial.params == params), default=None)
-
-
-def scores_of(table: TrialTable) -> dict[int, dict[int, float]]:
-    """Return the scores of what is complete: candidate -> seed -> score."""
-    scores: dict[int, dict[int, float]] = {}
-    for trial in table.trials(TrialState.COMPLETE):
-        if trial.value is not None:
-            scores.setdefault(trial.params["candidate"], {})[trial.params["seed"]] = trial.value
-    return scores
-
-
-def finalists_of(trials: TrialTable, finalists: TrialTable) -> tuple[Finalist, ...]:
-    """Return the trials with at least one score as a finalist, the winner first.
-
-    Finalists of earlier, shorter searches of the study are among them: what they won is theirs.
-    """
-    scores = scores_of(finalists)
-    return rank_finalists(
-        Finalist(
-            trial=trial.number,
-            schedule=trial.user_attrs["schedule"],
-            num_params=trial.user_attrs["num_params"],
-            macs=trial.user_attrs["macs"],
-            brief=trial.value or 0.0,
-            seeds=tuple(sorted(scores[trial.number])),
-            scores=tuple(score for _, score in sorted(scores[trial.number].items())),
-            published=trial.user_attrs.get("published"),
-        )
-        for trial in trials.complete
-        if trial.number in scores
-    )
 
 
 def finalist_weights(study: str, candidate: int, seed: int) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import cast
 
 from optuna.pruners import MedianPruner
@@ -15,6 +16,9 @@ from nas.study import ClaimedTrial, TrialTable
 
 WARM_UP = 1 / 3
 """The share of its epochs after which a trial may be stopped: before, accuracies say little of where they will end."""
+
+MANY_PEERS = 1000
+"""Complete trials that one is compared with in a search for a front, the latest: looking at all takes ever longer."""
 
 LEAST_TRIALS, LEAST_PEERS = 10, 5
 """Complete trials before the first is stopped; of a similar size, in a search for a front."""
@@ -30,19 +34,34 @@ class Pruner:
     def __init__(self, settings: Settings) -> None:
         self.by_size = settings.pareto
         self.active = settings.pruner == "median"
-        least = LEAST_PEERS if self.by_size else LEAST_TRIALS
+        self._least = LEAST_PEERS if self.by_size else LEAST_TRIALS
         warm_up = max(1, round(WARM_UP * settings.recipe.epochs))
-        self._rule = MedianPruner(n_startup_trials=least, n_warmup_steps=warm_up)
+        self._rule = MedianPruner(n_startup_trials=0, n_warmup_steps=warm_up)
 
     def __call__(self, trial: ClaimedTrial, table: TrialTable) -> bool:
-        if not self.active:
+        if not self.active or not trial.values:
             return False
-        peers = table.complete
-        if self.by_size:
-            size = trial.attrs["num_params"]
-            peers = [other for other in peers if similar_size(size, other.user_attrs["num_params"])]
+        peers = _similar(trial, table) if self.by_size else table.complete
+        if len(peers) < self._least:
+            return False
+        epoch = max(trial.values)
+        if not self.by_size:  # the median of the middle values is that of all: the rule need not look at every trial
+            accuracies = table.curves.get(epoch, [])
+            middle = accuracies[(len(accuracies) - 1) // 2 : len(accuracies) // 2 + 1] if accuracies else []
+            peers = [create_trial(state=TrialState.COMPLETE, value=0.0, intermediate_values={epoch: accuracy})
+                     for accuracy in middle]  # fmt: skip
         current = create_trial(state=TrialState.RUNNING, intermediate_values=dict(trial.values))
         return self._rule.prune(cast(Study, _Peers(peers)), current)
+
+
+def _similar(trial: ClaimedTrial, table: TrialTable) -> list[FrozenTrial]:
+    """List the latest complete trials that are of a similar size."""
+    complete = (other for other in reversed(table.learned) if other.state == TrialState.COMPLETE)
+    size = trial.attrs["num_params"]
+    return [
+        other for other in islice(complete, MANY_PEERS)
+        if "loss" in other.user_attrs and similar_size(size, other.user_attrs["num_params"])
+    ]  # fmt: skip
 
 
 class _Peers:

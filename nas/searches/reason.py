@@ -20,6 +20,7 @@ from nas.searches.selection import (
 )
 
 SCORE = f"mean accuracy over the last {FINALIST_LAST_EPOCHS} epochs, percent"
+BALANCED_SCORE = SCORE.replace("accuracy", "balanced accuracy")
 SPLIT = "validation, a part of the training set for each seed"
 
 
@@ -62,6 +63,8 @@ class TeacherUse:
     """Teachers, each without some of the validation splits."""
     splits: int
     seconds: float
+    accuracy: float | None = None
+    """Their mean accuracy over the last five epochs on validation images that they have not seen, percent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,9 @@ class SearchReason(Provenance):
     seed: int
     max_params: int | None
     max_macs: int | None
+    max_flash: int | None = None
+    """Bytes that the int8 C code takes, as `max_ram`: with the input image and the logits."""
+    max_ram: int | None = None
     target: float | None
     num_validation: int
     verdict: str

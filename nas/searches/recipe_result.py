@@ -111,7 +111,7 @@ def _row(trial: FrozenTrial, default: FrozenTrial | None, chance: float | None) 
         "scores": scores, "mean": statistics.fmean(scores),
         "sd": statistics.stdev(scores) if len(scores) > 1 else None,
         "difference": difference, "interval": interval, "seconds": trial.user_attrs["seconds"],
-        "recipe": trial.user_attrs["recipe"], "augmentation": trial.params["augmentation"],
+        "recipe": trial.user_attrs["recipe"], "augmentation": trial.params.get("augmentation", 1.0),
     }  # fmt: skip
 
 

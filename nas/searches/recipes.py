@@ -68,6 +68,12 @@ class RecipeSettings:
                 raise UsageError(f"{name} is a whole number of 1 or more, not {getattr(self, name)}")
 
     @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """The ranges of a trial; with a teacher not the augmentation, by which its logits were computed for all."""
+        names = DISTRIBUTIONS if self.recipe.teacher is None else DISTRIBUTIONS.keys() - {"augmentation"}
+        return {name: range_ for name, range_ in DISTRIBUTIONS.items() if name in names}
+
+    @property
     def seeds(self) -> range:
         """The seeds of every trial, in their order."""
         return range(self.seed + 1, self.seed + 1 + self.num_seeds)
@@ -87,7 +93,7 @@ class RecipeSettings:
             "data_hash": data_hash,
             "seeds": list(self.seeds),
             "ranges": ranges,
-            **{f"recipe.{key}": value for key, value in dataclasses.asdict(self.recipe).items()},
+            **{f"recipe.{key}": value for key, value in self.recipe.identity.items()},
         }
 
 
@@ -159,14 +165,19 @@ class RecipeTrials:
         return None
 
     def _yields(self, trial: ClaimedTrial) -> bool:
-        return self.store.yields(trial, self.settings.trials, lambda other: other.params == trial.params)
+        def same(table: TrialTable) -> list[FrozenTrial]:
+            return [other for other in table.trials() if other.params == trial.params]
+
+        return self.store.yields(trial, self.settings.trials, same)
 
     def _new(self, table: TrialTable) -> ClaimedTrial:
         # Whatever was interrupted and tried again: the draws are those of a study that never was.
         number = sum("again_after" not in trial.user_attrs for trial in table.trials())
         params = self._draw(number) if number else encode(self.settings.recipe)
         recipe = dataclasses.asdict(decode(params, self.settings.recipe))
-        return self.store.claim(params, DISTRIBUTIONS, {"recipe": recipe, "scores": [], "default": number == 0})
+        return self.store.claim(
+            params, self.settings.distributions, {"recipe": recipe, "scores": [], "default": number == 0}
+        )
 
     def _draw(self, number: int) -> Params:
         """Draw a recipe by TPE; from the seed and the number alone, so that a resumed study repeats none."""
@@ -175,8 +186,9 @@ class RecipeTrials:
         current = create_trial(state=TrialState.RUNNING)
         tpe = TPESampler(n_startup_trials=STARTUP_TRIALS, multivariate=True, seed=seed, constant_liar=False)
         chance = RandomSampler(seed)
-        return tpe.sample_relative(study, current, DISTRIBUTIONS) or {
-            name: chance.sample_independent(study, current, name, range_) for name, range_ in DISTRIBUTIONS.items()
+        ranges = self.settings.distributions
+        return tpe.sample_relative(study, current, ranges) or {
+            name: chance.sample_independent(study, current, name, range_) for name, range_ in ranges.items()
         }
 
     def _pause(self, trial: ClaimedTrial, event: Event) -> Event:
@@ -214,14 +226,15 @@ class RecipeTrials:
 def encode(default: Recipe) -> Params:
     """Return the point of the default recipe; `decode` gives it back."""
     lr = default.peak_lr / math.sqrt(default.batch_size / 128)
-    return {**{name: getattr(default, name) for name in SAME}, "lr_at_128": lr, "augmentation": 1.0}
+    augmentation = {"augmentation": 1.0} if default.teacher is None else {}
+    return {**{name: getattr(default, name) for name in SAME}, "lr_at_128": lr, **augmentation}
 
 
 def decode(params: Mapping[str, Any], default: Recipe) -> Recipe:
     """Return the recipe of a point, to four digits; what the ranges do not name is the default's."""
     fields: Params = {name: params[name] for name in SAME}
     fields["peak_lr"] = params["lr_at_128"] * math.sqrt(params["batch_size"] / 128)
-    fields |= {name: getattr(default, name) * params["augmentation"] for name in AFFINE}
+    fields |= {name: getattr(default, name) * params.get("augmentation", 1.0) for name in AFFINE}
     rounded: Params = {name: float(f"{x:.4g}") if isinstance(x, float) else x for name, x in fields.items()}
     return dataclasses.replace(default, **rounded)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import statistics
+from collections.abc import Iterator
 from pathlib import Path
 
 from nas.data import TrainingData, fold_number
@@ -16,11 +19,16 @@ from nas.searches.settings import Settings
 from nas.searches.winner import Context, SearchResult, write_best
 from nas.space import SearchSpace
 from nas.study import (
+    ENDED,
+    INTERRUPTED,
+    RUN,
     Deadline,
     Event,
     Interrupts,
     Loop,
+    Observe,
     Progress,
+    RunState,
     Stage,
     StudyStore,
     View,
@@ -42,17 +50,19 @@ TEACHER_EPOCHS = 6
 class Search:
     """A search of one study on one pool; `run` resumes what the study holds.
 
-    `propose`, if given, draws the schedules in place of `settings.sampler`.
+    `propose`, if given, draws the schedules in place of `settings.sampler`; `observe` gets every message of a training.
     """
 
     def __init__(
         self, store: StudyStore, space: SearchSpace, settings: Settings, pool: Pool, view: View,
-        *, propose: Propose | None = None,
+        *, propose: Propose | None = None, observe: Observe | None = None,
     ) -> None:  # fmt: skip
         self.store, self.space, self.settings, self.pool, self.view = store, space, settings, pool, view
-        self.propose = propose
+        self.propose, self.observe = propose, observe
         lines = [WorkerLine() for _ in range(len(pool))]
-        self.progress = Progress(title=str(settings.budget), target=settings.target, lines=lines)
+        self.progress = Progress(
+            title=str(settings.budget), target=settings.target, lines=lines, max_params=settings.budget.max_params
+        )
 
     def run(self, training: TrainingData, provenance: Provenance, *, deadline: Deadline | None = None) -> SearchResult:
         """Search to `settings.trials` finished trials, race the finalists, export the winner.
@@ -62,13 +72,16 @@ class Search:
         """
         settings, store = self.settings, self.store
         deadline = deadline or Deadline.after(settings.timeout)
-        with Interrupts() as interrupts:
+        with Interrupts() as interrupts, self._ends():
+            self._plan()
+            self._enter(_TeacherProgress.NAME)
             with interrupts.allowed():
                 logits, teacher = self._teachers(training, deadline, interrupts)
-            loop = Loop(self.pool, self.progress, self.view, interrupts)
+            loop = Loop(self.pool, self.progress, self.view, interrupts, self.observe)
             brief = BriefTrials(store, self.space, settings, logits, self.propose)
             if settings.published:
                 brief.enqueue_published()
+            self._enter(BriefTrials.name)
             brief_done = loop.run(brief, deadline.share(BRIEF_SHARE))
             if brief.ended_early:
                 self.view(self.progress, Event(note=brief.ended_early))
@@ -77,6 +90,7 @@ class Search:
                 raise InfeasibleError(
                     f"no trial of the study '{store.name}' completed: give more --trials or a longer --timeout"
                 )
+            self._enter(Finalists.name)
             raced = loop.run(Finalists(store, candidates, settings, logits), deadline.share(FINAL_SHARE))
             num_validation = 0 if training.validation is None else len(training.validation)
             context = Context(settings=settings, provenance=provenance, num_validation=num_validation, teacher=teacher)
@@ -86,6 +100,30 @@ class Search:
             cut=not (brief_done and raced),
         )  # fmt: skip
 
+    def _plan(self) -> None:
+        """State the work of brief trials and finalists; that of teachers is known once it begins."""
+        settings = self.settings
+        trainings = sum(map(settings.places, range(settings.finalist_seeds)))
+        final_work = trainings * settings.finalist_epochs / settings.recipe.epochs
+        self.progress.stages = [
+            Stage(name=BriefTrials.name, work=float(settings.trials)), Stage(name=Finalists.name, work=final_work)
+        ]  # fmt: skip
+
+    def _enter(self, phase: str) -> None:
+        """Write into the study where this search is."""
+        self.store.set_attr(RUN, RunState.of(self.progress, phase, self.settings.trials).to_dict())
+
+    @contextlib.contextmanager
+    def _ends(self) -> Iterator[None]:
+        """Write at the end, whatever it is, that this search runs no more."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(Exception):  # where the database is the trouble, it stays unwritten
+                self._enter(INTERRUPTED)
+            raise
+        self._enter(ENDED)
+
     def _teachers(
         self, training: TrainingData, deadline: Deadline, interrupts: Interrupts
     ) -> tuple[dict[int, Path], TeacherUse | None]:
@@ -94,30 +132,29 @@ class Search:
         A full run is distilled, and which networks gain most by that shows in brief trials already.
         """
         settings = self.settings
-        brief_work = float(settings.trials)
-        trainings = sum(map(settings.places, range(settings.finalist_seeds)))
-        final_work = trainings * settings.finalist_epochs / settings.recipe.epochs
-        self.progress.stages = [Stage(name="brief trials", work=brief_work), Stage(name="finalists", work=final_work)]
         if settings.recipe.teacher is None:
             return {}, None
         folds, epochs = distilled_folds(settings, training)
         watch = _TeacherProgress(self.progress, self.view, deadline, interrupts)
-        watch.plan(len(teacher_groups(epochs, training)), sum(epochs.values()), self._relative_cost(training))
+        trained = len(teacher_groups(epochs, training)) * TEACHER_EPOCHS * training.dataset.epoch_factor
+        watch.plan(trained + sum(epochs.values()), self._relative_cost(training))
         cache = TeacherCache(studies_dir() / "teachers", training, self.pool, watch)
-        found = cache.logits(settings.recipe, epochs, epochs=TEACHER_EPOCHS)
-        distinct = {tuple(each.record.held_out_folds): each.record for each in found.values()}.values()
+        teacher_epochs = TEACHER_EPOCHS * training.dataset.epoch_factor
+        found = cache.logits(settings.recipe, epochs, epochs=teacher_epochs)
+        distinct = list({tuple(each.record.held_out_folds): each.record for each in found.values()}.values())
         seconds = sum(each.seconds for each in distinct) + sum(each.seconds for each in found.values())
-        first = next(iter(distinct))
+        first = distinct[0]
         teacher = TeacherUse(
-            schedule=first.schedule, num_params=first.num_params, epochs=TEACHER_EPOCHS, trained=len(distinct),
+            schedule=first.schedule, num_params=first.num_params, epochs=teacher_epochs, trained=len(distinct),
             splits=len(found), seconds=round(seconds, 1),
+            accuracy=statistics.fmean(record.last5 for record in distinct),
         )  # fmt: skip
         return {seed: found[fold].path for seed, fold in folds.items()}, teacher
 
     def _relative_cost(self, training: TrainingData) -> float:
         """Estimate an epoch of the teacher in brief trials: by the square root of its parameters."""
         teacher = teacher_architecture(self.settings.recipe, training.dataset)
-        size = self.settings.budget.max_params or teacher.num_params
+        size = self.settings.budget.most_params or teacher.num_params
         return max(1.0, math.sqrt(teacher.num_params / size)) / self.settings.recipe.epochs
 
 
@@ -140,9 +177,9 @@ class _TeacherProgress:
         self.progress, self.view, self.deadline, self.interrupts = progress, view, deadline, interrupts
         self.cost = 1.0
 
-    def plan(self, teachers: int, logits_epochs: int, cost: float) -> None:
+    def plan(self, total: int, cost: float) -> None:
+        """Enter the stage, of so many epochs of teachers and of their logits together."""
         self.cost = cost
-        total = teachers * TEACHER_EPOCHS + logits_epochs
         self.progress.stages.insert(0, Stage(name=self.NAME, work=total * cost))
         self.progress.enter(self.NAME)
         self.progress.total = total
@@ -152,7 +189,7 @@ class _TeacherProgress:
     def __call__(self, message: Message) -> None:
         self.interrupts.check()  # Python may swallow what a handler raises, in a destructor
         self.progress.workers_answer()
-        line = self.progress.lines[message.worker]
+        line = self.progress.line_of(message.worker)
         match message:
             case StepMessage(step=step, steps=steps):
                 line.step, line.steps = step, steps

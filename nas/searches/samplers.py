@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import ChainMap, Counter
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
+from itertools import islice
+from typing import Any
 
 import numpy as np
 from optuna.samplers import TPESampler
@@ -19,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.errors import InfeasibleError
 from nas.searches.settings import SamplerName
-from nas.searches.surrogate import GaussianProcess, features
+from nas.searches.surrogate import Array, GaussianProcess, features
 from nas.space import SCREENED_OUT, Params, Proposal, SearchSpace
 from nas.study import TrialTable
 
@@ -33,8 +35,9 @@ another follows with `EXTRA_MUTATION_PROBABILITY`, or all leaders become near re
 CANDIDATES_PER_TRIAL = 12
 """Proposals of which a guided search trains the one with the lowest predicted loss."""
 
-RECENT_TRIALS = 300
-"""Trials that the loss predictor is fitted to at most: fitting takes some 0.4 s then."""
+RECENT_TRIALS, REFIT_TRIALS = 300, 50
+"""Trials that the loss predictor is fitted to at most; from then on its length and noise, which take forty times the
+work of the rest, are chosen anew with every so many trials."""
 
 TRIES = 50
 """Proposals of a sampler for one trial, before random ones take their place."""
@@ -128,13 +131,15 @@ class Proposer:
         return first if predict is None else screen(self.space, draw, seen, first, predict)
 
 
-def screen(space: SearchSpace, draw: Draw, seen: Collection[str], first: Proposal, predict: LossPredictor) -> Proposal:
+def screen(
+    space: SearchSpace, draw: Draw, seen: MutableMapping[str, Any], first: Proposal, predict: LossPredictor
+) -> Proposal:
     """Return the candidate with the lowest predicted loss of up to `CANDIDATES_PER_TRIAL`, `first` among them."""
     candidates = {str(first.architecture): first}
     discards: Counter[str] = Counter(first.discards)
     try:
         while len(candidates) < CANDIDATES_PER_TRIAL:
-            candidate = space.propose(draw, {*seen, *candidates})
+            candidate = space.propose(draw, ChainMap[str, Any](candidates, seen))
             candidates[str(candidate.architecture)] = candidate
             discards.update(candidate.discards)
     except InfeasibleError as error:  # there are no more
@@ -148,10 +153,20 @@ def fit_loss_predictor(table: TrialTable) -> LossPredictor | None:
 
     A pruned trial counts as if it had gone on as the complete ones did on average from that epoch's log error.
     """
-    learned = [trial for trial in table.learned if trial.intermediate_values][-RECENT_TRIALS:]
-    complete = [trial for trial in learned if trial.state == TrialState.COMPLETE]
-    if len(learned) < STARTUP_TRIALS or not complete:
+    learned = _latest(table.learned, RECENT_TRIALS)
+    if len(learned) < STARTUP_TRIALS or not any(trial.state == TrialState.COMPLETE for trial in learned):
         return None
+    kernel = None
+    if len(table.learned) > RECENT_TRIALS:
+        last = _latest(table.learned[: len(table.learned) // REFIT_TRIALS * REFIT_TRIALS], RECENT_TRIALS)
+        kernel = _kernel(*(array.tobytes() for array in _points_and_losses(last)))
+    process = GaussianProcess(*_points_and_losses(learned), kernel=kernel)
+    return lambda proposal: process(features(str(proposal.architecture)))
+
+
+def _points_and_losses(learned: Sequence[FrozenTrial]) -> tuple[Array, Array]:
+    """Return the features (n, features) and the log losses (n,) of trials."""
+    complete = [trial for trial in learned if trial.state == TrialState.COMPLETE]
 
     def log_error(trial: FrozenTrial, epoch: int) -> float:
         return math.log(max(100 - trial.intermediate_values[epoch], 0.01))
@@ -167,8 +182,20 @@ def fit_loss_predictor(table: TrialTable) -> LossPredictor | None:
         return log_error(trial, last) + still_to_come(last)
 
     points = np.array([features(trial.user_attrs["schedule"]) for trial in learned])
-    process = GaussianProcess(points, np.array([log_loss(trial) for trial in learned]))
-    return lambda proposal: process(features(str(proposal.architecture)))
+    return points, np.array([log_loss(trial) for trial in learned])
+
+
+@lru_cache(maxsize=4)
+def _kernel(points: bytes, losses: bytes) -> tuple[float, float]:
+    """Return the length and noise of the process of these trials; a resumed search finds the same."""
+    values = np.frombuffer(losses)
+    process = GaussianProcess(np.frombuffer(points).reshape(len(values), -1), values)
+    return process.length, process.noise
+
+
+def _latest(learned: Sequence[FrozenTrial], count: int) -> list[FrozenTrial]:
+    """Return the latest trials that came to the end of an epoch, by number."""
+    return list(islice((trial for trial in reversed(learned) if trial.intermediate_values), count))[::-1]
 
 
 def _parents(context: DrawContext) -> Sequence[FrozenTrial]:
@@ -176,8 +203,9 @@ def _parents(context: DrawContext) -> Sequence[FrozenTrial]:
     complete = context.table.complete
     if context.share is not None:
         most, budget = 1.5 * context.share, context.space.budget
-        complete = [
+        near = (
             trial for trial in complete
-            if budget.share(trial.user_attrs["num_params"], trial.user_attrs["macs"]) <= most
-        ]  # fmt: skip
+            if budget.share(*(trial.user_attrs.get(name, 0) for name in ("num_params", "macs", "flash", "ram"))) <= most
+        )  # fmt: skip
+        return list(islice(near, PARENT_POOL))
     return complete[:PARENT_POOL]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from nas.budget import FULL_EPOCHS, Budget, default_brief_epochs
+from nas.budget import CAPS, FULL_EPOCHS, Budget, default_brief_epochs
 from nas.data import Dataset
 from nas.errors import UsageError
 from nas.space import SearchSpace
 from nas.teachers import choose_teacher
-from nas.train import Recipe
+from nas.train import Metric, Recipe
 
 SamplerName = Literal["guided", "tpe", "random"]
 PrunerName = Literal["median", "none"]
@@ -33,6 +33,8 @@ class Settings:
     """How brief trials are trained; finalists and the full run differ in their epochs alone."""
     finalist_epochs: int = 6
     full_epochs: int = FULL_EPOCHS
+    metric: Metric = "accuracy"
+    """The validation score that trials and finalists are compared by."""
     target: float | None = None
     """Accuracy in percent; None where budget and data set name none."""
     trials: int = 50
@@ -52,6 +54,8 @@ class Settings:
     """Stop the brief trials after this many without a new best one; None for never."""
 
     def __post_init__(self) -> None:
+        if self.metric not in get_args(Metric):
+            raise UsageError(f"metric is one of {', '.join(get_args(Metric))}, not {self.metric!r}")
         for name in ("trials", "finalists", "finalist_seeds", "patience"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
@@ -66,20 +70,24 @@ class Settings:
         """Return the settings for a budget and a data set; `overrides` that are not None replace their defaults.
 
         Besides the fields of `Settings`, `overrides` may hold `teacher`: auto, none, a schedule, or None for the data
-        set's default. Raise `UsageError` for a value that breaks a rule, an unknown name included.
+        set's default; `augmentation`: fields of the recipe, such as {"mirror": 0.5}; and the recipe's `class_weights`.
+        Raise `UsageError` for a value that breaks a rule, an unknown name included.
         """
         given = {name: value for name, value in overrides.items() if value is not None}
-        teacher = choose_teacher(given.pop("teacher", None), num_params=budget.max_params or 0, dataset=dataset)
+        augmentation, class_weights = given.pop("augmentation", None), given.pop("class_weights", 0.0)
+        teacher = choose_teacher(given.pop("teacher", None), num_params=budget.most_params or 0, dataset=dataset)
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(given.keys() - known):
             raise UsageError(f"unknown setting '{unknown[0]}': a search has {', '.join(sorted(known))}")
-        brief = default_brief_epochs(budget.max_params) * dataset.epoch_factor
+        brief = default_brief_epochs(budget.most_params) * dataset.epoch_factor
         fields: dict[str, Any] = {
             "budget": budget,
             "dataset": dataset.name,
-            "recipe": Recipe(epochs=budget.brief_epochs or brief, teacher=teacher),
-            "finalist_epochs": 2 * brief,
-            "full_epochs": budget.full_epochs or FULL_EPOCHS * dataset.epoch_factor,
+            "recipe": Recipe.for_dataset(
+                dataset, augmentation, epochs=budget.brief_epochs or brief, teacher=teacher, class_weights=class_weights
+            ),
+            "finalist_epochs": 2 * max(brief, budget.brief_epochs or 0),
+            "full_epochs": budget.full_epochs or dataset.full_epochs * dataset.epoch_factor,
             "target": budget.target or (MNIST_TARGET if dataset.name == "mnist" else None),
             **(FRONT if given.get("pareto") else {}),
         }
@@ -98,15 +106,17 @@ class Settings:
 
     def identity(self, space: SearchSpace, data_hash: str) -> dict[str, Any]:
         """Return what a resumed study must have in common, by key."""
-        recipe = {f"recipe.{key}": value for key, value in dataclasses.asdict(self.recipe).items()}
+        recipe = {f"recipe.{key}": value for key, value in self.recipe.identity.items()}
         return {
             "max_params": self.budget.max_params,
             "max_macs": self.budget.max_macs,
+            **{name: cap for name, cap in zip(CAPS[2:], self.budget.caps[2:], strict=True) if cap is not None},
             "dataset": self.dataset,
             "data_hash": data_hash,
             "space": space.key,
             "finalist_epochs": self.finalist_epochs,
             **({"pareto": True} if self.pareto else {}),
+            **({"metric": self.metric} if self.metric != "accuracy" else {}),
             **recipe,
         }
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from nas.architecture import Architecture, Conv
+from nas.architecture import Architecture, ConvBlock
 
 Array = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ def features(schedule: str) -> tuple[float, ...]:
     Counts and sizes are on a log scale; early layers work on more than half of the image's side.
     """
     architecture = Architecture.parse(schedule)
-    convs = [block for block in architecture.blocks if isinstance(block, Conv)]
+    convs = [block for block in architecture.blocks if isinstance(block, ConvBlock)]
     spatial = [layer for layer in architecture.layers if layer.output_shape[1] > 1]
     field, jump = 1, 1
     for layer in spatial:
@@ -48,21 +48,23 @@ def features(schedule: str) -> tuple[float, ...]:
 
 
 class GaussianProcess:
-    """A Gaussian process over standardised features; length and noise are those of the greatest marginal likelihood.
+    """A Gaussian process over standardised features.
 
-    `points` is (n, features), `values` is (n,).
+    `points` is (n, features), `values` is (n,). `kernel` is its length and noise, by default those of the greatest
+    marginal likelihood.
     """
 
-    def __init__(self, points: Array, values: Array) -> None:
+    def __init__(self, points: Array, values: Array, *, kernel: tuple[float, float] | None = None) -> None:
         self.low, self.scale = points.mean(0), points.std(0) + 1e-9
         self.points, self.mean, self.sd = (points - self.low) / self.scale, values.mean(), values.std() + 1e-12
         aims = (values - self.mean) / self.sd
-        best = -math.inf
-        for length in LENGTHS:
-            kernel = self._kernel(self.points, length)
-            for noise in NOISES:
-                factor = cho_factor(kernel + noise * np.eye(len(aims)))
-                weights = cho_solve(factor, aims)
+        lengths, noises = (LENGTHS, NOISES) if kernel is None else ((kernel[0],), (kernel[1],))
+        best, squares = -math.inf, self._squares(self.points)
+        for length in lengths:
+            kernel_matrix = np.exp(-squares / (2 * length**2))
+            for noise in noises:
+                factor = cho_factor(kernel_matrix + noise * np.eye(len(aims)), overwrite_a=True, check_finite=False)
+                weights = cho_solve(factor, aims, check_finite=False)
                 scale = max(1e-9, float(aims @ weights) / len(aims))  # of the kernel, in closed form
                 likelihood = -np.log(np.diag(factor[0])).sum() - len(aims) / 2 * math.log(scale)
                 if likelihood > best:
@@ -77,9 +79,13 @@ class GaussianProcess:
         return residuals
 
     def _kernel(self, others: Array, length: float) -> Array:
-        squares = ((others[:, None] - self.points[None]) ** 2).sum(2)
-        kernel: Array = np.exp(-squares / (2 * length**2))
+        kernel: Array = np.exp(-self._squares(others) / (2 * length**2))
         return kernel
+
+    def _squares(self, others: Array) -> Array:
+        """Return the squared distances of these standardised points to the fitted ones."""
+        squares: Array = ((others[:, None] - self.points[None]) ** 2).sum(2)
+        return squares
 
     def standardise(self, point: Sequence[float]) -> Array:
         """Return the point in units of the fitted points' standard deviations."""

@@ -6,125 +6,160 @@ joint space; those of slots beyond the depth are drawn and have no effect.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
-from nas.architecture import Architecture, Block, Classifier, Conv, GlobalPool, MaxPool, Shape
+from nas.architecture import (
+    Architecture,
+    Block,
+    Classifier,
+    Conv,
+    ConvBlock,
+    GlobalPool,
+    InvertedBottleneck,
+    MaxPool,
+    Shape,
+)
 from nas.budget import Budget
 from nas.errors import UsageError
+from nas.footprint import counts
+from nas.space.ranges import Ranges, derive_ranges
 
 Params = dict[str, Any]
 """A point: a value for each of the space's distributions."""
 
-MIN_DEPTH, SLOTS = 5, 8
-"""Blocks before the head, at least and at most."""
+POOLS = ("first_pool", "second_pool", "third_pool", "fourth_pool", "fifth_pool")
+"""The names of the places: each counts the blocks from the pool before, 0 for no pool."""
 
-STAGES = 3
-
-LAST_POOL = 3
-"""A pool or a stride follows one of the first three blocks: without one, training takes several times as long."""
-
-KINDS = ("conv", "separable", "squeeze")
-HEADS = ("C G", "Cb G", "G C", "G Cb", "G dense C")
-
-_HUGE = 10**10
-"""Parameters beyond any use, whose widths the text form still has words for."""
-
-_conv = lru_cache(maxsize=10_000)(Conv)
+_conv, _inverted = lru_cache(maxsize=10_000)(Conv), lru_cache(maxsize=10_000)(InvertedBottleneck)
 """Blocks recur from schedule to schedule: taking them from here halves the time of `decode`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """All schedules of five to eight blocks in up to three stages, at widths that suit the budget.
-
-    Widths are drawn log-uniformly between `min_width` and `max_width`, which follow the cap.
-    """
+    """All schedules within the ranges that follow from the caps, the input and the budget's `[space]`."""
 
     budget: Budget
     input_shape: Shape = (1, 28, 28)
     num_classes: int = 10
 
     @cached_property
-    def max_width(self) -> int:
-        """The widest layer: 50 at a cap of 8,000."""
-        _, height, side = self.input_shape
-        params, macs = self.budget.max_params or _HUGE, self.budget.max_macs or _HUGE * height * side
-        # For a cap on MACs: published designs have 70 to 210 for each parameter at 28x28, and 28 * 28 / 6 is 130.
-        params = min(params, macs // max(1, height * side // 6), _HUGE)
-        # Five 3x3 layers of width w have about 45 w^2 parameters; single layers of published designs reach 3.75 w.
-        return max(6, round(3.75 * math.sqrt(params / 45)))
+    def ranges(self) -> Ranges:
+        """All that varies."""
+        return derive_ranges(self.budget, self.input_shape)
 
-    @cached_property
+    @property
+    def min_depth(self) -> int:
+        """Blocks before the head, at least."""
+        return self.ranges.depth[0]
+
+    @property
+    def slots(self) -> int:
+        """Blocks before the head, at most."""
+        return self.ranges.depth[1]
+
+    @property
+    def stages(self) -> int:
+        """Parts between the pools, at most."""
+        return self.ranges.pools[1] + 1
+
+    @property
     def min_width(self) -> int:
         """The narrowest layer."""
-        return max(2, min(4, self.max_width // 6))
+        return self.ranges.widths[0]
+
+    @property
+    def max_width(self) -> int:
+        """The widest layer: 50 at a cap of 8,000. Widths are drawn log-uniformly between the two."""
+        return self.ranges.widths[1]
 
     @cached_property
     def distributions(self) -> dict[str, BaseDistribution]:
         """The fixed ranges, in a fixed order."""
+        ranges = self.ranges
         width = IntDistribution(self.min_width, self.max_width, log=True)
-        fixed: dict[str, BaseDistribution] = {
-            "depth": IntDistribution(MIN_DEPTH, SLOTS),
-            "first_pool": IntDistribution(1, LAST_POOL),
-            "second_pool": IntDistribution(0, LAST_POOL),
-            "down": CategoricalDistribution(("pool", "stride")),
-            "first_kernel": CategoricalDistribution((3, 5)),
-            "order": CategoricalDistribution(("norm-relu", "relu-norm")),
-            "bias": CategoricalDistribution((False, True)),
-            "residual": CategoricalDistribution((False, True)),
-            "head": CategoricalDistribution(HEADS),
+        fixed: dict[str, BaseDistribution] = {"depth": IntDistribution(*ranges.depth)}
+        for number, name in enumerate(POOLS[: ranges.pools[1]]):
+            most = ranges.pool_gap if number else ranges.first_pool
+            fixed[name] = IntDistribution(int(number < ranges.pools[0]), most)
+        fixed |= {
+            "down": CategoricalDistribution(ranges.down),
+            "first_kernel": CategoricalDistribution(ranges.first_kernel_sizes),
+            "order": CategoricalDistribution(ranges.orders),
+            "bias": CategoricalDistribution(ranges.bias),
+            "residual": CategoricalDistribution(ranges.residual),
+            "head": CategoricalDistribution(ranges.heads),
             "dense_width": width,
         }
-        for stage in range(1, STAGES + 1):
-            fixed[f"padded_{stage}"] = CategoricalDistribution((False, True))
-        for slot in range(1, SLOTS + 1):
+        if ranges.first_strides != (1,):
+            fixed["first_stride"] = CategoricalDistribution(ranges.first_strides)
+        if "inverted" in ranges.blocks:
+            fixed["expansion"] = CategoricalDistribution(ranges.expansions)
+        for stage in range(1, self.stages + 1):
+            fixed[f"padded_{stage}"] = CategoricalDistribution(ranges.padded)
+        for slot in range(1, self.slots + 1):
             fixed[f"width_{slot}"] = width
             if slot > 1:
-                fixed[f"kind_{slot}"] = CategoricalDistribution(KINDS)
+                fixed[f"kind_{slot}"] = CategoricalDistribution(ranges.blocks)
+                if ranges.kernel_sizes != (3,):
+                    fixed[f"kernel_{slot}"] = CategoricalDistribution(ranges.kernel_sizes)
         return fixed
 
     @property
     def key(self) -> str:
         """Text that a resumed study must share: it changes whenever the same parameters would mean another schedule."""
-        return f"slots-1 depth {MIN_DEPTH}-{SLOTS} width {self.min_width}-{self.max_width}"
+        return self.ranges.key
 
     def decode(self, params: Mapping[str, Any]) -> Architecture:
         """Return the schedule of a point. Raises `UsageError` if its map shrinks to nothing."""
         depth: int = params["depth"]
-        pools = {params["first_pool"]}
-        if params["second_pool"]:
-            pools.add(params["first_pool"] + params["second_pool"])
+        pools = set(accumulate(params[name] for name in POOLS[: self.stages - 1]))
         common = {"bias": params["bias"], "relu_first": params["order"] == "relu-norm"}
+        residual, ties = params["residual"], self.ranges.ties_widths
         blocks: list[Block] = []
         stage, width = 1, self.input_shape[0]
-        stride = 1
+        stride, begins = params.get("first_stride", 1), True  # a stage
         for slot in range(1, depth + 1):
             kind = params[f"kind_{slot}"] if slot > 1 else "conv"
             squeeze = kind == "squeeze"
-            padded = squeeze or params[f"padded_{stage}"]
-            kernel = 1 if squeeze else params["first_kernel"] if slot == 1 else 3
-            plain = slot > 1 and stride == 1 and padded and width == params[f"width_{slot}"]
-            width = params[f"width_{slot}"]
-            blocks.append(
-                _conv(
-                    width=width,
-                    separable=kind == "separable",
-                    kernel_size=kernel,
-                    stride=stride,
-                    padded=padded,
-                    residual=params["residual"] and plain and not squeeze,
-                    **common,
+            tied = ties and residual and not begins and not squeeze
+            padded = squeeze or tied or params[f"padded_{stage}"]
+            before, width = width, width if tied else params[f"width_{slot}"]
+            adds = residual and slot > 1 and stride == 1 and padded and width == before and not squeeze
+            if kind == "inverted":
+                blocks.append(
+                    _inverted(
+                        width=width,
+                        expansion=params["expansion"],
+                        kernel_size=params.get(f"kernel_{slot}", self.ranges.kernel_sizes[0]),
+                        stride=stride,
+                        padded=padded,
+                        residual=adds,
+                    )
                 )
-            )
-            stride = 1
+            else:
+                kernel = 1 if squeeze else params["first_kernel"] if slot == 1 else 3
+                if kind == "separable":
+                    kernel = params.get(f"kernel_{slot}", self.ranges.kernel_sizes[0])
+                blocks.append(
+                    _conv(
+                        width=width,
+                        separable=kind == "separable",
+                        kernel_size=kernel,
+                        stride=stride,
+                        padded=padded or kernel == 1,
+                        residual=adds,
+                        **common,
+                    )
+                )
+            stride, begins = 1, False
             if slot in pools and slot < depth:
-                stage += 1
+                stage, begins = stage + 1, True
                 if params["down"] == "pool":
                     blocks.append(MaxPool())
                 else:
@@ -141,38 +176,44 @@ class Points:
 
     def encode(self, architecture: Architecture) -> Params | None:
         """Return a point that decodes to `architecture`, or None if the space has none."""
-        convs = [block for block in architecture.blocks[: _head(architecture)] if isinstance(block, Conv)]
-        if not MIN_DEPTH <= len(convs) <= SLOTS:
+        body = architecture.blocks[: _head(architecture)]
+        convs = [block for block in body if isinstance(block, ConvBlock)]
+        if not self.min_depth <= len(convs) <= self.slots:
             return None
         params: Params = {name: choices(distribution)[0] for name, distribution in self.distributions.items()}
-        params["depth"] = len(convs)
+        found: Params = {"depth": len(convs), "residual": any(block.residual for block in convs)}
         pools: list[int] = []
-        slot = 0
-        for block in architecture.blocks[: _head(architecture)]:
+        slot, begins = 0, True
+        for block in body:
             if isinstance(block, MaxPool):
                 pools.append(slot)
-            elif isinstance(block, Conv):
+                begins = True
+                found["down"] = "pool"
+            elif isinstance(block, ConvBlock):
                 slot += 1
-                if block.stride == 2:
-                    pools.append(slot - 1)
-                    params["down"] = "stride"
-                params[f"width_{slot}"] = block.width
                 if slot == 1:
-                    params["first_kernel"] = block.kernel_size
-                else:
-                    params[f"kind_{slot}"] = (
-                        "separable" if block.separable else "squeeze" if block.kernel_size == 1 else "conv"
-                    )
-                if block.kernel_size != 1 and len(pools) < STAGES:
-                    params[f"padded_{len(pools) + 1}"] = block.padded
-                params["residual"] = params["residual"] or block.residual
-        params["order"] = "relu-norm" if convs[0].relu_first else "norm-relu"
-        params["bias"] = convs[0].bias
-        params["first_pool"] = pools[0] if pools else LAST_POOL
-        params["second_pool"] = pools[1] - pools[0] if len(pools) > 1 else 0
+                    found["first_kernel"], found["first_stride"] = block.kernel_size, block.stride
+                elif block.stride == 2:
+                    pools.append(slot - 1)
+                    begins = True
+                    found["down"] = "stride"
+                found |= _slot(block, slot)
+                tied = block.residual and self.ranges.ties_widths and not begins
+                if block.kernel_size != 1 and not tied:  # which are padded in any case
+                    found[f"padded_{len(pools) + 1}"] = block.padded
+                begins = False
+        first = next((block for block in convs if isinstance(block, Conv)), None)
+        if first is not None:
+            found |= {"order": "relu-norm" if first.relu_first else "norm-relu", "bias": first.bias}
+        gaps = [place - before for place, before in zip(pools, (0, *pools), strict=False)]
+        for name, gap in zip(POOLS, [*gaps, *[0] * len(POOLS)], strict=False):
+            if name in params:  # a pool that is not there, where one has to be, is one beyond the last block
+                options = choices(self.distributions[name])
+                found[name] = gap if gap or 0 in options else max(options)
         tail = architecture.blocks[_head(architecture) :]
-        params["head"] = " ".join("dense" if isinstance(block, Conv) else str(block) for block in tail)
-        params["dense_width"] = next((b.width for b in tail if isinstance(b, Conv)), params["dense_width"])
+        found["head"] = " ".join("dense" if isinstance(block, Conv) else str(block) for block in tail)
+        found["dense_width"] = next((b.width for b in tail if isinstance(b, Conv)), params["dense_width"])
+        params |= {name: value for name, value in found.items() if name in params}
         if any(params[name] not in choices(distribution) for name, distribution in self.distributions.items()):
             return None
         try:
@@ -180,13 +221,17 @@ class Points:
         except UsageError:
             return None
 
+    def counts(self, architecture: Architecture) -> tuple[int, ...]:
+        """Return what the budget caps: parameters and MACs, and flash and RAM where one of them is capped."""
+        return counts(architecture, self.budget)
+
     def share(self, params: Mapping[str, Any]) -> float | None:
         """Return the share of the budget that a point's schedule uses; None if its shape is illegal."""
         try:
             architecture = self.decode(params)
         except UsageError:
             return None
-        return self.budget.share(architecture.num_params, architecture.macs)
+        return self.budget.share(*self.counts(architecture))
 
 
 def choices(distribution: BaseDistribution) -> Sequence[Any]:
@@ -200,3 +245,14 @@ def choices(distribution: BaseDistribution) -> Sequence[Any]:
 def _head(architecture: Architecture) -> int:
     """Return the index of the first block of the head."""
     return next(i for i, block in enumerate(architecture.blocks) if isinstance(block, GlobalPool | Classifier))
+
+
+def _slot(block: ConvBlock, slot: int) -> Params:
+    """Return the parameters of a block alone."""
+    if isinstance(block, InvertedBottleneck):
+        kind, more = "inverted", {"expansion": block.expansion, f"kernel_{slot}": block.kernel_size}
+    elif block.separable:
+        kind, more = "separable", {f"kernel_{slot}": block.kernel_size}
+    else:
+        kind, more = "squeeze" if block.kernel_size == 1 else "conv", {}
+    return {f"width_{slot}": block.width, f"kind_{slot}": kind, **more}

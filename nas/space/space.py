@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from nas.architecture import Architecture
+from nas.budget import CAP_UNITS
 from nas.designs import PUBLISHED_DESIGNS
 from nas.errors import InfeasibleError, UsageError
 from nas.space.moves import Moves
-from nas.space.points import MIN_DEPTH, STAGES, Params, choices
+from nas.space.points import POOLS, Params, choices
 
 OVER_CAP, ILLEGAL, DUPLICATE, SCREENED_OUT = "over a cap", "illegal shape", "duplicate", "screened out"
 DISCARDS = (OVER_CAP, ILLEGAL, DUPLICATE, SCREENED_OUT)
@@ -53,7 +54,7 @@ class SearchSpace(Moves):
 
     def _reason(self, architecture: Architecture, seen: Collection[str]) -> str | None:
         """Return why a legal schedule is discarded, or None."""
-        if not self.budget.admits(architecture.num_params, architecture.macs):
+        if not self.budget.admits(*self.counts(architecture)):
             return OVER_CAP
         schedule = str(architecture)
         return DUPLICATE if schedule in seen or commuted_head(schedule) in seen else None
@@ -94,7 +95,7 @@ class SearchSpace(Moves):
             except UsageError:  # its map shrinks to nothing on a smaller input
                 continue
             params = self.encode(architecture)
-            if params is not None and self.budget.admits(architecture.num_params, architecture.macs):
+            if params is not None and self.budget.admits(*self.counts(architecture)):
                 found.append((architecture.num_params, design.name, params))
         return [(name, params) for _, name, params in sorted(found, key=lambda item: -item[0])]
 
@@ -103,37 +104,57 @@ class SearchSpace(Moves):
         least = 2 * min(self.budget.share(*counts) for counts in self._floor)
         return math.exp(rng.uniform(min(math.log(least), math.log(0.5)), 0))
 
-    def smallest(self) -> tuple[int, int]:
-        """Return the fewest parameters and the fewest MACs of any schedule of the space (of two schedules, maybe)."""
-        return min(params for params, _ in self._floor), min(macs for _, macs in self._floor)
+    def smallest(self) -> tuple[int, ...]:
+        """Return the fewest of each of `counts` of any schedule of the space (of several schedules, maybe)."""
+        return tuple(map(min, zip(*self._floor, strict=True)))
 
     @cached_property
-    def _floor(self) -> list[tuple[int, int]]:
-        """(parameters, MACs) of schedules such that any of the space has no fewer of both than one of them.
+    def _floor(self) -> list[tuple[int, ...]]:
+        """The counts of schedules such that any of the space has no fewer of each than one of them.
 
         They have the least width and depth (a deeper one costs more than its first blocks) and average before they
-        classify.
+        classify. Where the space ties widths, they are the smallest of the simplest layouts: its fewest parameters are
+        exact, its fewest MACs those of a schedule that hardly any other is below.
         """
+        least = {"order": "norm-relu", "bias": False, "residual": False, "head": "G C"}
         fixed: Params = {name: choices(distribution)[0] for name, distribution in self.distributions.items()}
-        fixed |= {"depth": MIN_DEPTH, "order": "norm-relu", "bias": False, "residual": False, "head": "G C"}
+        fixed |= {name: value for name, value in least.items() if value in choices(self.distributions[name])}
+        fixed |= {name: value for name, value in self.plain.items() if name == "expansion"}
+        fixed["depth"] = self.min_depth
         # A squeeze is the cheapest block on its map, and a valid separable one the cheapest that cuts the map for those
         # after it; a pool may cut it more than a stride, or be too much for it.
-        layout = ("first_pool", "second_pool", "down", "first_kernel", "padded_1")
-        free = {name: choices(self.distributions[name]) for name in layout}
-        free |= {f"kind_{slot}": ("squeeze", "separable") for slot in range(2, MIN_DEPTH + 1)}
+        layout = [*POOLS[: self.stages - 1], "down", "first_kernel", "first_stride", "padded_1"]
+        free = {name: choices(self.distributions[name]) for name in layout if name in self.distributions}
+        if self.ranges.ties_widths:
+            free |= {name: free[name][:2] for name in POOLS if name in free}
         counts = set()
-        for values in itertools.product(*free.values()):
-            point = fixed | dict(zip(free, values, strict=True))
+        for values in itertools.product(*free.values(), self._cheap_kinds()):
+            point = fixed | dict(zip(free, values, strict=False)) | values[-1]
             try:
-                architecture = self.decode(point | {f"padded_{s}": point["padded_1"] for s in range(2, STAGES + 1)})
+                architecture = self.decode(
+                    point | {f"padded_{s}": point["padded_1"] for s in range(2, self.stages + 1)}
+                )
             except UsageError:
                 continue
-            counts.add((architecture.num_params, architecture.macs))
+            counts.add(self.counts(architecture))
         return sorted(counts)
+
+    def _cheap_kinds(self) -> list[Params]:
+        """Return the kinds of the blocks of cheap schedules."""
+        slots = range(2, self.min_depth + 1)
+        kinds = [kind for kind in ("squeeze", "separable", "inverted", "conv") if kind in self.ranges.blocks][:2]
+        if not self.ranges.ties_widths:
+            patterns: Iterable[tuple[str, ...]] = itertools.product(kinds, repeat=len(slots))
+        else:  # the one that cuts the map first
+            patterns = [(*[kinds[-1]] * n, *[kinds[0]] * (len(slots) - n)) for n in range(len(slots) + 1)]
+            patterns += [tuple(kinds[-1] if slot == only else kinds[0] for slot in slots) for only in slots]
+        points = [{f"kind_{slot}": kind for slot, kind in zip(slots, each, strict=True)} for each in patterns]
+        kernels = {min(self.ranges.kernel_sizes), max(self.ranges.kernel_sizes)}  # a large valid one cuts the map most
+        return [point | {f"kernel_{slot}": kernel for slot in slots} for point in points for kernel in kernels]
 
     def _caps(self) -> list[tuple[int, int, str]]:
         """Return each cap there is, with the smallest count of its unit."""
-        caps = zip((self.budget.max_params, self.budget.max_macs), self.smallest(), ("parameters", "MACs"), strict=True)
+        caps = zip(self.budget.caps, self.smallest(), CAP_UNITS, strict=False)
         return [(cap, least, unit) for cap, least, unit in caps if cap is not None]
 
     def require_feasible(self) -> None:
@@ -144,9 +165,11 @@ class SearchSpace(Moves):
                     f"no schedule of the space has {cap:,} {unit} or fewer: the smallest has {least:,}; raise the cap"
                 )
         if not any(self.budget.admits(*counts) for counts in self._floor):
-            least = min(macs for params, macs in self._floor if params <= (self.budget.max_params or math.inf))
+            first, *others = [(i, cap) for i, cap in enumerate(self.budget.caps) if cap is not None]
+            within = [counts for counts in self._floor if counts[first[0]] <= first[1]]
+            found = " and ".join(f"{min(counts[i] for counts in within):,} {CAP_UNITS[i]}" for i, _ in others)
             raise InfeasibleError(
-                f"no schedule of the space has {self.budget}: within the first cap, the smallest has {least:,} MACs; "
+                f"no schedule of the space has {self.budget}: within the first cap, the smallest has {found}; "
                 "raise one of them"
             )
 
@@ -174,14 +197,17 @@ def survey(space: SearchSpace, *, samples: int, seed: int) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     depths = Counter(architecture.depth for architecture in fitting)
     sizes = [architecture.num_params for architecture in fitting] or [0]
+    macs = [architecture.macs for architecture in fitting] or [0]
     return {
         "samples": samples,
         "per_second": round(samples / seconds),
         "shares": {reason: reasons[reason] / samples for reason in ("fit", OVER_CAP, ILLEGAL)},
         "distinct": len({str(architecture) for architecture in fitting}),
         "num_params": [round(float(q)) for q in np.percentile(sizes, (5, 50, 95))],
+        "macs": [round(float(q)) for q in np.percentile(macs, (5, 50, 95))],
         "smallest": space.smallest()[0],
         "depths": {depth: depths[depth] / max(1, len(fitting)) for depth in sorted(depths)},
+        "space": space.key,
         "widths": [space.min_width, space.max_width],
         "examples": [(str(architecture), architecture.num_params) for architecture in fitting[:8]],
     }

@@ -8,21 +8,38 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from nas.study.artifacts import fetch_artifact, fetch_file, share_file, use_artifacts
 from nas.study.deadline import Deadline
 from nas.study.frame import frame, load_study
 from nas.study.interrupts import Interrupted, Interrupts
-from nas.study.ownership import HEARTBEAT_SECONDS, STALE_SECONDS
-from nas.study.paths import latest_study, studies_dir, study_folder, study_names
+from nas.study.manage import (
+    StudyInfo,
+    copy_study,
+    delete_study,
+    in_use,
+    is_in_use,
+    list_studies,
+    rename_study,
+    require_idle,
+    trials_to_resume,
+)
+from nas.study.ownership import HEARTBEAT_SECONDS, STALE_SECONDS, is_dead
+from nas.study.paths import OPENINGS, latest_study, studies_dir, study_folder, study_names
 from nas.study.progress import Event, Progress, Stage, View, WorkerLine
-from nas.study.storage import database_url, redact, storage_errors
+from nas.study.run_state import ENDED, INTERRUPTED, RUN, RunState, StageState
+from nas.study.storage import database_url, storage_errors
 from nas.study.store import ClaimedTrial, StudyStore
 from nas.study.table import TrialTable, rank
 
 if TYPE_CHECKING:
-    from nas.study.loop import Loop, Phase
+    from nas.study.loop import Loop, Observe, Phase
 
 __all__ = [
+    "ENDED",
     "HEARTBEAT_SECONDS",
+    "INTERRUPTED",
+    "OPENINGS",
+    "RUN",
     "STALE_SECONDS",
     "ClaimedTrial",
     "Deadline",
@@ -30,27 +47,43 @@ __all__ = [
     "Interrupted",
     "Interrupts",
     "Loop",
+    "Observe",
     "Phase",
     "Progress",
+    "RunState",
     "Stage",
+    "StageState",
+    "StudyInfo",
     "StudyStore",
     "TrialTable",
     "View",
     "WorkerLine",
+    "copy_study",
     "database_url",
+    "delete_study",
+    "fetch_artifact",
+    "fetch_file",
     "frame",
+    "in_use",
+    "is_dead",
+    "is_in_use",
     "latest_study",
+    "list_studies",
     "load_study",
     "rank",
-    "redact",
+    "rename_study",
+    "require_idle",
+    "share_file",
     "storage_errors",
     "studies_dir",
     "study_folder",
     "study_names",
+    "trials_to_resume",
+    "use_artifacts",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Loop", "Phase"):
+    if name in ("Loop", "Observe", "Phase"):
         return getattr(import_module("nas.study.loop"), name)
     raise AttributeError(f"module 'nas.study' has no attribute '{name}'")

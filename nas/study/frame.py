@@ -28,8 +28,7 @@ def frame(store: StudyStore) -> pd.DataFrame:
     """Return `load_study` of an open study."""
     import pandas as pd
 
-    with store.errors():
-        trials = store.study.get_trials(deepcopy=False)
+    trials = store.refresh().trials() if store.is_ours else store.read_trials()
     rows = []
     for trial in trials:
         single = trial.values is not None and len(trial.values) == 1

@@ -11,9 +11,10 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 
 class Interrupted(KeyboardInterrupt):
@@ -37,6 +38,9 @@ class Interrupts:
 
     SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
+    active: ClassVar[Interrupts | None] = None
+    """The one of the block that this process is in."""
+
     def __init__(self) -> None:
         self._number: int | None = None
         self._allowed = False
@@ -49,12 +53,15 @@ class Interrupts:
                 if before is not signal.SIG_IGN and before is not None:  # nohup ignores SIGHUP: it stays so
                     self._before[number] = before
                     signal.signal(number, self._handle)
+            Interrupts.active = self
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
         self._before = {}
+        if Interrupts.active is self:
+            Interrupts.active = None
         if kind is None:  # a signal after the last safe point is not lost either
             self.check()
 
@@ -66,12 +73,12 @@ class Interrupts:
     @contextlib.contextmanager
     def allowed(self) -> Iterator[None]:
         """Let a signal raise at once inside: for waiting, where no write is under way."""
-        self._allowed = True  # first: a signal between a check and this would have to wait
+        before, self._allowed = self._allowed, True  # first: a signal between a check and this would have to wait
         try:
             self.check()
             yield
         finally:
-            self._allowed = False
+            self._allowed = before
         self.check()
 
     def _handle(self, number: int, _: FrameType | None) -> None:
@@ -80,3 +87,9 @@ class Interrupts:
         self._number = number
         if self._allowed:
             raise Interrupted(number)
+
+
+def pause(seconds: float) -> None:
+    """Sleep, where a signal may raise at once; for code that does not know the `Interrupts` around it."""
+    with contextlib.nullcontext() if Interrupts.active is None else Interrupts.active.allowed():
+        time.sleep(seconds)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from nas.study.deadline import Deadline
@@ -19,6 +20,9 @@ from nas.study.store import ClaimedTrial, StudyStore
 from nas.study.supervision import Supervisor
 from nas.train import Epoch, Run
 from nas.workers import EpochMessage, FailureMessage, Message, Pool, RunMessage, StepMessage, TrainJob
+
+Observe = Callable[[ClaimedTrial, Message], None]
+"""Called with every message of a training, before it is acted on."""
 
 
 class Phase(Protocol):
@@ -52,19 +56,24 @@ class Phase(Protocol):
 class Loop:
     """Runs phases on a pool; one for a whole search, so that progress and interruption are handled in one place."""
 
-    def __init__(self, pool: Pool, progress: Progress, view: View, interrupts: Interrupts) -> None:
+    def __init__(
+        self, pool: Pool, progress: Progress, view: View, interrupts: Interrupts, observe: Observe | None = None
+    ) -> None:
         self.pool, self.progress, self.view, self.interrupts = pool, progress, view, interrupts
+        self.observe = observe or (lambda trial, message: None)
         self.running: dict[int, ClaimedTrial] = {}  # of this process: in training, or between two trainings
-        self._supervisor = Supervisor(len(pool), progress.clock)
+        self._supervisor = Supervisor(progress.clock)
         self._postponed: list[tuple[TrainJob, str]] = []
         self._clock = progress.clock
         self._next_beat = 0.0
+        self._listened = 0.0
         self._waiting_since: float | None = None
 
     def run(self, phase: Phase, deadline: Deadline) -> bool:
         """Train until the phase is complete; return False where the deadline came first."""
-        self.running, self._postponed, self._next_beat = {}, [], self._clock() + HEARTBEAT_SECONDS
-        self._supervisor = Supervisor(len(self.pool), self._clock)
+        self.running, self._postponed, self._listened = {}, [], self._clock()
+        self._next_beat = self._listened + HEARTBEAT_SECONDS
+        self._supervisor = Supervisor(self._clock)
         self.progress.enter(phase.name)
         try:
             while True:
@@ -117,6 +126,7 @@ class Loop:
         with self.interrupts.allowed():  # the first job compiles kernels and starts processes: seconds
             number = self.pool.submit(job)
         self._supervisor.alive(number)
+        self.progress.line_of(number)
         self.progress.lines[number] = WorkerLine(text=text, num_params=job.architecture.num_params)
 
     def _listen(self, phase: Phase, deadline: Deadline) -> None:
@@ -126,8 +136,10 @@ class Loop:
         """
         jobs = len(self.pool.jobs)
         while len(self.pool.jobs) == jobs and self._clock() < self._next_beat and not deadline.passed:
+            self._supervisor.excuse(self._clock() - self._listened)  # a database may have been away
             with self.interrupts.allowed():
                 messages = list(self.pool.messages(0.5))
+            self._listened = self._clock()
             for message in messages:
                 self.progress.workers_answer()
                 self._supervisor.alive(message.worker)
@@ -145,6 +157,7 @@ class Loop:
         job, line = message.job, self.progress.lines[message.worker]
         assert isinstance(job, TrainJob), "a phase trains; teachers have answered before"
         trial = self.running[job.key]
+        self.observe(trial, message)
         match message:
             case StepMessage(step=step, steps=steps):
                 line.step, line.steps = step, steps
@@ -155,9 +168,9 @@ class Loop:
             case RunMessage(run=run):
                 self._end(phase, message, phase.on_run(trial, job, run))
                 self._supervisor.ended(run.seconds)
-            case FailureMessage(reason=reason, killed=killed):
+            case FailureMessage(reason=reason, killed=killed, lost_node=lost_node):
                 self.progress.lines[message.worker] = WorkerLine()
-                if killed and self._supervisor.died(trial.number):
+                if killed and self._supervisor.died(trial.number, lost_node=lost_node):
                     self._again(job, reason, line.text)
                 else:
                     self._end(phase, message, phase.on_failure(trial, job, reason))
@@ -173,13 +186,17 @@ class Loop:
 
     @property
     def _has_room(self) -> bool:
-        return self.pool.idle is not None and len(self.pool.jobs) < self._supervisor.at_once
+        return self.pool.idle is not None and len(self.pool.jobs) < self._at_once
+
+    @property
+    def _at_once(self) -> int:
+        return max(1, len(self.pool) - self._supervisor.fewer)
 
     def _again(self, job: TrainJob, reason: str, text: str) -> None:
         """Train once more what lost its worker, at once or, where fewer may run now, when another has ended."""
         fewer = ""
-        if self._supervisor.at_once < len(self.pool):
-            fewer = f"; from now on {self._supervisor.at_once} at once"
+        if self._at_once < len(self.pool):
+            fewer = f"; from now on {self._at_once} at once"
         self.view(self.progress, Event(note=f"trial {job.key}: {reason}; it is tried again{fewer}"))
         if self._has_room:
             self._submit(job, text)

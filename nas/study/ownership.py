@@ -58,7 +58,7 @@ class Staleness:
     def seconds_left(self, trial: int, attributes: Attributes) -> float:
         """Return for how long the owner of a running trial may still be silent; 0 where it is gone."""
         beat = (attributes.get("owner"), attributes.get("heartbeat"))
-        if _is_dead(str(attributes.get("owner", ""))):
+        if is_dead(str(attributes.get("owner", ""))):
             return 0.0
         known = self._seen.get(trial)
         if known is None or known[0] != beat:
@@ -66,7 +66,7 @@ class Staleness:
         return max(0.0, known[1] + self._seconds - self._clock())
 
 
-def _is_dead(owner: str) -> bool:
+def is_dead(owner: str) -> bool:
     """Tell whether the owner is a process of this machine and namespace that runs no more."""
     parts = owner.split("/")
     if len(parts) != 6 or owner == process_token():

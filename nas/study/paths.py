@@ -8,6 +8,10 @@ from pathlib import Path
 from nas.errors import StorageError, UsageError
 
 DATABASE = "study.db"
+
+OPENINGS = "test-openings.jsonl"
+"""The record of every opening of the test split, in a study's folder or beside a record's files."""
+
 MAX_NAME_BYTES = 200
 """A folder's name has at most 255 bytes, and temporary folders beside it add to it."""
 

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+
+from nas.space import DISCARDS
+
+RATE_SECONDS, LEAST_RATE_SECONDS = 60.0, 2.0
+"""Seconds over which discards are averaged, and below which a rate says nothing."""
 
 STARTING_WORKERS = "starting workers; the first run compiles the kernels (once)"
 
@@ -67,7 +73,10 @@ class Progress:
     phase: str = "starting"
     note: str = ""  # what is being waited for, such as a first compilation
     counts: dict[str, int] = field(default_factory=dict)
+    results: list[tuple[int, float]] = field(default_factory=list)
+    """Parameters and accuracy of every complete brief trial, by number."""
     best: tuple[float, float | None, str, int] | None = None
+    max_params: int | None = None
     done: int = 0
     total: int = 0
     clock: Callable[[], float] = time.monotonic
@@ -79,9 +88,15 @@ class Progress:
     _awaiting: float | None = None  # since when workers start
     _answered: bool = False
     _brought: float | None = None  # what was done of the stage when this process entered it
+    _discards: deque[tuple[float, int]] = field(default_factory=deque)  # when, and how many by then
 
     def __post_init__(self) -> None:
         self.began = self.clock()
+
+    def line_of(self, worker: int) -> WorkerLine:
+        """Return the line of a worker; a pool may grow."""
+        self.lines += [WorkerLine() for _ in range(worker + 1 - len(self.lines))]
+        return self.lines[worker]
 
     def enter(self, name: str) -> None:
         """Begin a phase; the stage of that name, if there is one, is what `advance` speaks of."""
@@ -100,6 +115,23 @@ class Progress:
         if self._awaiting is not None:
             self._entered += self.clock() - max(self._awaiting, self._entered)
             self._awaiting = None
+
+    def count(self, counts: Mapping[str, int]) -> None:
+        """State where every schedule went."""
+        self.counts, now = dict(counts), self.clock()
+        if len(self._discards) > 2 and now - self._discards[-2][0] < 0.5:  # workers answer many times a second
+            self._discards.pop()
+        self._discards.append((now, sum(counts[reason] for reason in DISCARDS)))
+        while len(self._discards) > 2 and self._discards[1][0] <= now - RATE_SECONDS:
+            self._discards.popleft()
+
+    @property
+    def discards_per_second(self) -> float | None:
+        """Schedules discarded each second of the last minute; None while that says nothing."""
+        if not self._discards or self.clock() - self._discards[0][0] < LEAST_RATE_SECONDS:
+            return None
+        (began, before), (_, after) = self._discards[0], self._discards[-1]
+        return max(0, after - before) / (self.clock() - began)
 
     def advance(self, done: float, left: float) -> None:
         """State the work done and left of the current stage, and estimate the whole from the pace so far."""

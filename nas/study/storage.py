@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import URL, make_url
@@ -19,12 +19,19 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, SQLA
 from sqlalchemy.pool import QueuePool
 
 from nas.errors import StorageError, UsageError
+from nas.machine import redact_url
 from nas.study.paths import DATABASE, study_folder
+from nas.study.patience import patient
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 LOCK_SECONDS = 60
 """For how long a process waits for another one's lock on a SQLite file."""
+
+FINALISTS = "/finalists"
+"""The end of the name of a study of finalists, beside that of their search in the same database."""
+CONNECT_SECONDS = 10
+"""For how long a database server may take to answer."""
 
 _SECRET_KEY = re.compile(r"password|passwd|pwd|secret|token", re.IGNORECASE)
 
@@ -34,20 +41,6 @@ def database_url(name: str) -> str:
     return URL.create("sqlite", database=str(study_folder(name) / DATABASE)).render_as_string(hide_password=False)
 
 
-def redact(text: str) -> str:
-    """Return a storage as a user may see it: without passwords, and nothing of what has credentials but no form."""
-    if "://" not in text:
-        return "(a storage with credentials)" if _has_credentials(text) else text
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):
-        return f"{text.partition('://')[0]}://..."
-    if "@" in (url.host or ""):  # the end of a password with an @ that is not written as %40
-        return f"{text.partition('://')[0]}://..."
-    hidden = {key: "***" for key in url.query if _SECRET_KEY.search(key)}
-    return url.update_query_dict(hidden).render_as_string(hide_password=True) if hidden else url.render_as_string()
-
-
 def without_secrets(message: str, storage: str | None) -> str:
     """Return a driver's message without the storage's URL and passwords, which some drivers quote."""
     for secret in _secrets(storage or ""):
@@ -55,33 +48,38 @@ def without_secrets(message: str, storage: str | None) -> str:
     return message
 
 
-def open_storage(storage: str | None, name: str, *, create: bool) -> BaseStorage:
+def open_storage(storage: str | None, name: str, *, create: bool, read_only: bool = False) -> BaseStorage:
     """Open the database of a study: its own file, a path, a `.log` journal, or a URL.
 
-    Raise `StorageError` where it is not there and must not be made (`create` is False), or cannot be used.
+    With `read_only`, a SQLite file is never written to, and reading it takes no writer's lock. Raise `StorageError`
+    where it is not there and must not be made (`create` is False), or cannot be used.
     """
     if storage is None:
-        return _sqlite(study_folder(name) / DATABASE, create=create)
+        return open_sqlite(study_folder(name) / DATABASE, create=create, read_only=read_only)
     if "://" not in storage:
         if _has_credentials(storage):
             raise UsageError(
                 "--storage is a path or a URL with its scheme, such as postgresql://user@host/database: "
-                f"give the scheme of {redact(storage)}"
+                f"give the scheme of {redact_url(storage)}"
             )
         path = Path(storage).expanduser()
-        return _journal(path, create=create) if path.suffix in (".log", ".journal") else _sqlite(path, create=create)
+        if path.suffix in (".log", ".journal"):
+            return _journal(path, create=create)
+        return open_sqlite(path, create=create, read_only=read_only)
     try:
         url = make_url(storage)
     except (ArgumentError, ValueError):
         raise UsageError(
-            f"--storage {redact(storage)} is no database URL: write it as postgresql://user@host:5432/database"
+            f"--storage {redact_url(storage)} is no database URL: write it as postgresql://user@host:5432/database"
         ) from None
     if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
         path = Path(str(url.database))
         if not url.query:
-            return _sqlite(path, create=create)
+            return open_sqlite(path, create=create, read_only=read_only)
         if not create and not str(path).startswith("file:"):
             _require(path)
+    if url.get_backend_name() != "sqlite":
+        return _server(url, create=create)
     return _rdb(storage, {"pool_pre_ping": True}, create=create)
 
 
@@ -96,8 +94,16 @@ def storage_errors(storage: str | None, name: str) -> Iterator[None]:
             "run the same command again to go on"
         ) from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:  # a journal's is an OSError
-        where = redact(storage) if storage else str(study_folder(name) / DATABASE)
+        where = redact_url(storage) if storage else str(study_folder(name) / DATABASE)
         raise StorageError(_problem(where, error, storage)) from None
+
+
+def rename_in_database(storage: RDBStorage, old: str, new: str) -> None:
+    """Give a study, and that of its finalists, another name; Optuna has no function for that."""
+    change = sqlalchemy.text("UPDATE studies SET study_name = :new WHERE study_name = :old")
+    with storage.engine.begin() as connection:
+        for suffix in ("", FINALISTS):
+            connection.execute(change, {"old": old + suffix, "new": new + suffix})
 
 
 def _problem(where: str, error: BaseException, storage: str | None) -> str:
@@ -116,17 +122,35 @@ def _require(path: Path) -> None:
         raise StorageError(f"no database {path}: give the path of one, or run nas search first")
 
 
-def _sqlite(path: Path, *, create: bool) -> RDBStorage:
-    """Open a SQLite file by its path: in a URL, a `?` or a `%20` of its name would mean something else."""
+def open_sqlite(path: Path, *, create: bool, read_only: bool = False) -> RDBStorage:
+    """Open a SQLite file by its path: in a URL, a `?` or a `%20` of its name would mean something else.
+
+    Raise `StorageError` where it is not there and must not be made, or cannot be used.
+    """
     import sqlite3
 
     if not create:
         _require(path)
 
     def connect() -> sqlite3.Connection:
-        return sqlite3.connect(path, timeout=LOCK_SECONDS, check_same_thread=False)
+        connection = sqlite3.connect(path, timeout=LOCK_SECONDS, check_same_thread=False)
+        if read_only:  # not mode=ro, which cannot clear up after a writer that was killed
+            connection.execute("PRAGMA query_only = ON")
+        return connection
 
-    return _rdb("sqlite://", {"creator": connect, "poolclass": QueuePool}, create=create, shown=str(path))
+    engine = {"creator": connect, "poolclass": QueuePool}
+    return _rdb("sqlite://", engine, create=create, shown=str(path), claims=not read_only)
+
+
+def _server(url: URL, *, create: bool) -> BaseStorage:
+    """Open the database of a server, which may be away for a moment later on. PostgreSQL is spoken to by psycopg 3."""
+    if url.drivername in ("postgresql", "postgres"):
+        url = url.set(drivername="postgresql+psycopg")
+    engine: dict[str, Any] = {"pool_pre_ping": True}
+    if url.drivername == "postgresql+psycopg" and "connect_timeout" not in url.query:
+        engine["connect_args"] = {"connect_timeout": CONNECT_SECONDS}  # else a host that is off is waited for
+    opened = _rdb(url.render_as_string(hide_password=False), engine, create=create)
+    return patient(get_storage(opened), redact_url(url.render_as_string(hide_password=False)))
 
 
 def _journal(path: Path, *, create: bool) -> JournalStorage:
@@ -139,13 +163,15 @@ def _journal(path: Path, *, create: bool) -> JournalStorage:
         raise StorageError(f"the storage {path} cannot be used ({cause}): give another --storage") from None
 
 
-def _rdb(url: str, engine: dict[str, Any], *, create: bool, shown: str | None = None) -> RDBStorage:
-    where = shown or redact(url)
+def _rdb(
+    url: str, engine: dict[str, Any], *, create: bool, shown: str | None = None, claims: bool = True
+) -> RDBStorage:  # fmt: skip
+    where = shown or redact_url(url)
     try:
         for attempt in range(20):
             try:
                 opened = RDBStorage(url, engine_kwargs=engine, skip_table_creation=not create)
-                if opened.engine.dialect.name == "sqlite":
+                if opened.engine.dialect.name == "sqlite" and claims:
                     _claim_once(opened)
                 return opened
             except (OperationalError, IntegrityError, sqlalchemy.exc.ProgrammingError) as error:
@@ -158,6 +184,8 @@ def _rdb(url: str, engine: dict[str, Any], *, create: bool, shown: str | None = 
     # No driver or no such scheme, tables of another Optuna, a port that is no number.
     except (ImportError, RuntimeError, ValueError, ArgumentError) as error:
         cause = without_secrets(str(error.__cause__ or error).splitlines()[0], url)
+        if isinstance(error, ImportError) and "psycopg" in cause:
+            raise UsageError("a study on PostgreSQL needs psycopg: pip install 'nas[postgres]'") from None
         raise StorageError(f"the storage {where} cannot be used ({cause}): give another --storage") from None
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise StorageError(_problem(where, error, url if shown is None else None)) from None
@@ -172,7 +200,8 @@ def _claim_once(storage: RDBStorage) -> None:
 
     @event.listens_for(storage.engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        reads = connection.get_execution_options().get("nas_reading", False)  # and need not wait for another's write
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _has_credentials(text: str) -> bool:

@@ -8,31 +8,32 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.storages import BaseStorage, get_storage
+from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.errors import StorageError, UsageError
+from nas.machine import redact_url
+from nas.study.identity import FORMAT, SETTINGS, recorded, require_same
 from nas.study.ownership import Staleness, owner_attrs, owner_name
 from nas.study.paths import DATABASE, studies_dir, study_folder, study_names
-from nas.study.storage import open_storage, redact, storage_errors
+from nas.study.reader import TrialReader
+from nas.study.storage import FINALISTS, open_storage, rename_in_database, storage_errors
 from nas.study.table import TrialTable
-
-SETTINGS = "settings"
-"""The study's attribute with what a resumed study must share; its presence marks a study of this tool."""
-
-FORMAT = 2
-"""The version of the attributes that a study holds; studies of another one are refused."""
 
 WITHOUT_TRIAL = "discards_without_trial"
 """The study's attribute with the discards, by reason, after which no trial could be made."""
+
+ARTIFACTS = "artifacts"
+"""The study's attribute with the place of weights that all machines find."""
 
 CARRIED = ("schedule", "num_params", "macs", "published", "seed", "recipe", "default", "scores", "seconds")
 """Attributes that a trial hands on to the one that takes its place."""
@@ -56,11 +57,13 @@ class StudyStore:
     """An open study. Make one with `create` or `open`; `refresh` before reading `table`."""
 
     def __init__(self, name: str, storage: BaseStorage, url: str | None, *, base: str | None = None) -> None:
-        self.name, self.storage, self.url = name, get_storage(storage), url  # with Optuna's cache of finished trials
+        self.name, self.storage, self.url = name, get_storage(storage), url
         self.base = base or name  # the study whose folder holds it: the finalists' is in that of their search
         self.table = TrialTable()
         self.staleness = Staleness()
+        self._backend = storage
         self._id = self.storage.get_study_id_from_name(name)
+        self._reader = TrialReader(self.storage, storage, self._id)
         self._without_trial: Mapping[str, int] = {}
 
     # Opening
@@ -78,15 +81,16 @@ class StudyStore:
             raise StorageError(
                 f"cannot make {study_folder(name)} ({error.strerror}): free it, or set NAS_STUDIES"
             ) from error
-        wanted = {"format": FORMAT, **identity}
         storage = open_storage(url, name, create=True)
         with storage_errors(url, name):
+            if url is None and isinstance(storage, RDBStorage):
+                _take_name(storage, name)
             with contextlib.suppress(optuna.exceptions.DuplicatedStudyError):  # it is there: resumed below
                 storage.create_new_study([StudyDirection.MAXIMIZE], name)
             store = cls(name, storage, url)
             # In this order: where another process makes it at once, its settings are there before its first trial.
             directions = storage.get_study_directions(store._id)
-            empty = directions == [StudyDirection.MAXIMIZE] and not storage.get_all_trials(store._id, deepcopy=False)
+            empty = directions == [StudyDirection.MAXIMIZE] and store.num_trials == 0
             known = store.attrs.get(SETTINGS)
             if not isinstance(known, Mapping) and (known is not None or not empty):
                 raise UsageError(
@@ -95,25 +99,28 @@ class StudyStore:
             if known is None:
                 for key, value in record.items():
                     store.set_attr(key, value)
-                store.set_attr(SETTINGS, wanted)  # last: with it, the record is whole
+                store.set_attr(SETTINGS, recorded(identity))  # last: with it, the record is whole
                 return store
-        _require_same(name, known, json.loads(json.dumps(wanted)))  # as it comes back from the database
+        require_same(name, known, identity)
         return store
 
     @classmethod
-    def open(cls, name: str, url: str | None = None) -> StudyStore:
-        """Open a study that is there. Raise `StorageError` where it is not, or cannot be read."""
+    def open(cls, name: str, url: str | None = None, *, read_only: bool = False) -> StudyStore:
+        """Open a study that is there, for reading alone where a search may write to it at the same time.
+
+        Raise `StorageError` where it is not there, or cannot be read.
+        """
         if url is None and not (study_folder(name) / DATABASE).is_file():
             known = ", ".join(study_names()) or "there is none"
             raise StorageError(f"no study '{name}' in {studies_dir()} ({known}): run nas search, or name another")
-        storage = open_storage(url, name, create=False)
+        storage = open_storage(url, name, create=False, read_only=read_only)
         with storage_errors(url, name):
             names = [study.study_name for study in storage.get_all_studies()]
-            ours = [each for each in names if not each.endswith("/finalists")]
+            ours = [each for each in names if not each.endswith(FINALISTS)]
             if name not in names and len(ours) == 1:  # a copied or renamed folder, a database of one study
                 return cls(ours[0], storage, url, base=name if url is None else None)
             if name not in names:
-                where = redact(url) if url else study_folder(name) / DATABASE
+                where = redact_url(url) if url else study_folder(name) / DATABASE
                 raise StorageError(
                     f"no study '{name}' in {where} ({', '.join(ours) or 'there is none'}): name another with --study"
                 )
@@ -121,11 +128,47 @@ class StudyStore:
 
     def finalists(self) -> StudyStore:
         """Open the study of the finalists in the same database; it is made where it is not there."""
-        name = f"{self.name}/finalists"
+        name = self.name + FINALISTS
         with self.errors():
             with contextlib.suppress(optuna.exceptions.DuplicatedStudyError):
                 self.storage.create_new_study([StudyDirection.MAXIMIZE], name)
-            return StudyStore(name, self.storage, self.url, base=self.base)
+            store = StudyStore(name, self._backend, self.url, base=self.base)
+        store.artifacts = self.artifacts
+        return store
+
+    @cached_property
+    def artifacts(self) -> str | None:
+        """The folder or bucket of weights that all machines find, if the study has one."""
+        place: str | None = self.attrs.get(ARTIFACTS)
+        return place
+
+    def set_artifacts(self, place: str) -> None:
+        self.set_attr(ARTIFACTS, place)
+        self.artifacts = place
+
+    def open_finalists(self) -> StudyStore | None:
+        """Open the study of the finalists; None where there is none: reading makes nothing."""
+        name = self.name + FINALISTS
+        with self.errors():
+            if name not in (each.study_name for each in self.storage.get_all_studies()):
+                return None
+            return StudyStore(name, self._backend, self.url, base=self.base)
+
+    def with_finalists(self) -> list[StudyStore]:
+        """List this study and, where there is one, that of its finalists; nothing is made."""
+        second = self.open_finalists()
+        return [self] if second is None else [self, second]
+
+    @property
+    def num_trials(self) -> int:
+        with self.errors():
+            return self._reader.count()
+
+    @property
+    def dataset(self) -> str | None:
+        """The data set that the study is of; None for a study of another origin."""
+        settings = self.attrs.get(SETTINGS)
+        return settings.get("dataset") if isinstance(settings, Mapping) else None
 
     @property
     def study(self) -> Study:
@@ -149,18 +192,33 @@ class StudyStore:
         with self.errors():
             self.storage.set_study_user_attr(self._id, key, value)
 
+    def attach(self, number: int, artifact_id: str, meta: Mapping[str, str] | None) -> None:
+        """Record a file of an artifact store with a trial, or with `meta` None that it is no longer there.
+
+        Optuna's `upload_artifact` refuses finished trials; optuna-dashboard reads this key of the study for them.
+        """
+        with self.errors():
+            key = f"dashboard:artifacts:{self._id_of(number)}:{artifact_id}"
+            self.storage.set_study_system_attr(self._id, key, json.dumps(meta))
+
     # Reading
 
     def refresh(self) -> TrialTable:
         """Bring `table` up to date; only what is new or unfinished is read from the database."""
         with self.errors():
-            trials = self.storage.get_all_trials(self._id, deepcopy=False)
+            trials = self._reader.read()
             self._without_trial = self.attrs.get(WITHOUT_TRIAL, {})
-        self.table.open = {trial.number: trial for trial in trials if not trial.state.is_finished()}
         for trial in trials:
             if trial.state.is_finished():
                 self.table.add(trial)
+            else:
+                self.table.open[trial.number] = trial
         return self.table
+
+    def read_trials(self) -> list[FrozenTrial]:
+        """Return all trials by number, of a study of another origin too."""
+        with self.errors():
+            return sorted(TrialReader(self.storage, self._backend, self._id).read(), key=lambda trial: trial.number)
 
     def counts(self) -> dict[str, int]:
         """Account for every schedule, of the trials last read."""
@@ -213,23 +271,24 @@ class StudyStore:
         with self.errors():
             self.storage.create_new_trial(self._id, template_trial=template)
 
-    def yields(self, claimed: ClaimedTrial, total: int, same: Callable[[FrozenTrial], bool]) -> bool:
+    def yields(
+        self, claimed: ClaimedTrial, total: int, same: Callable[[TrialTable], Iterable[FrozenTrial]]
+    ) -> bool:  # fmt: skip
         """Give a trial up whose point, by `same`, or whose place in the total another process claimed first.
 
-        A claim is one write, so that of two processes the one with the later number always sees the other.
+        `same` returns the trials of the claimed point. A claim is one write, so that of two processes the one with the
+        later number always sees the other.
         """
-        table, begun = self.refresh(), 0
-        for other in (*table.finished.values(), *table.open.values()):
-            if other.number >= claimed.number or other.user_attrs.get("interrupted"):
-                continue
-            if same(other):
-                reason = f"another process claimed its point as trial {other.number}"
-                self.fail_interrupted(claimed, reason, again=False)
-                return True
-            begun += other.state != TrialState.WAITING
-        if begun >= total:
+        table = self.refresh()
+        earlier = [each.number for each in same(table) if not each.user_attrs.get("interrupted")]
+        if min(earlier, default=claimed.number) < claimed.number:
+            reason = f"another process claimed its point as trial {min(earlier)}"
+            self.fail_interrupted(claimed, reason, again=False)
+            return True
+        reached = table.begun_before(claimed.number) >= total
+        if reached:
             self.fail_interrupted(claimed, "the total was reached by another process", again=True)
-        return begun >= total
+        return reached
 
     # Telling
 
@@ -285,6 +344,11 @@ class StudyStore:
             self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
             self.table.add(self.storage.get_trial(trial_id))
 
+    def stored(self, claimed: ClaimedTrial) -> FrozenTrial:
+        """Return a trial of this process as the database has it."""
+        with self.errors():
+            return self.storage.get_trial(claimed.trial_id)
+
     def owner_of(self, trial: FrozenTrial) -> str:
         """Name the process that runs a trial, for people."""
         return owner_name(trial.user_attrs)
@@ -298,15 +362,13 @@ class StudyStore:
         return self.storage.get_trial_id_from_study_id_trial_number(self._id, number)
 
 
-def _require_same(name: str, known: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    if known.get("format") != ours["format"]:
-        raise UsageError(
-            f"the study '{name}' is of another version of nas (format {known.get('format', 1)}, not {ours['format']}): "
-            "give another --study"
-        )
-    for key in sorted(known.keys() | ours.keys()):
-        if known.get(key) != ours.get(key):
-            raise UsageError(
-                f"the study '{name}' was made with {key} = {known.get(key)}, not {ours.get(key)}: "
-                "give the same, or another --study"
-            )
+def _take_name(storage: RDBStorage, name: str) -> None:
+    """Give a copied or renamed folder's study, the only one of its database, the folder's name.
+
+    Otherwise a search would make a second study beside it.
+    """
+    searches = [study.study_name for study in storage.get_all_studies() if not study.study_name.endswith(FINALISTS)]
+    if len(searches) == 1 and name not in searches:
+        attrs = storage.get_study_user_attrs(storage.get_study_id_from_name(searches[0]))
+        if SETTINGS in attrs:  # ours
+            rename_in_database(storage, searches[0], name)

@@ -7,9 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from nas.errors import NasError
-
-MAX_DEATHS = 2
-"""Times that a training is tried again whose worker was killed: a full memory is no fault of its network."""
+from nas.workers import MAX_DEATHS
 
 DEATHS_PER_WORKER = 3
 """Deaths after which one training less runs at once: memory that is too small for all kills them one by one."""
@@ -31,11 +29,12 @@ class MostFailed(NasError):
 class Supervisor:
     """Counts deaths, failures and silence of one phase."""
 
-    def __init__(self, workers: int, clock: Callable[[], float]) -> None:
-        self.at_once = workers
-        """The trainings that may run at once."""
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.fewer = 0
+        """By how many fewer trainings than there are workers may run at once."""
         self._clock = clock
         self._deaths: Counter[int] = Counter()
+        self._died_alone = 0  # not with its whole machine
         self._failures: Counter[str] = Counter()
         self._ended = 0
         self._longest = 0.0
@@ -45,11 +44,16 @@ class Supervisor:
         """Note a message, or a new job, of a worker."""
         self._last[worker] = self._clock()
 
-    def died(self, trial: int) -> bool:
+    def excuse(self, seconds: float) -> None:
+        """Leave a time out of every worker's silence, in which nobody listened."""
+        self._last = {worker: since + seconds for worker, since in self._last.items()}
+
+    def died(self, trial: int, *, lost_node: bool = False) -> bool:
         """Note the death of a trial's worker; return whether to try the trial again."""
         self._deaths[trial] += 1
-        if self._deaths.total() % DEATHS_PER_WORKER == 0:
-            self.at_once = max(1, self.at_once - 1)
+        self._died_alone += not lost_node
+        if not lost_node and self._died_alone % DEATHS_PER_WORKER == 0:
+            self.fewer += 1
         return self._deaths[trial] <= MAX_DEATHS
 
     def ended(self, seconds: float) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from bisect import insort
-from collections import Counter
-from collections.abc import Mapping
+import math
+from bisect import bisect_left, bisect_right, insort
+from collections import ChainMap, Counter
+from collections.abc import Mapping, MutableMapping
 from types import MappingProxyType
+from typing import Any
 
 import optuna
 from optuna.storages import InMemoryStorage
@@ -15,6 +17,9 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.space import DISCARDS
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+MANY_LEARNED = 1000
+"""Trials up to which a sampler of Optuna is given all: its work for each draw grows with them."""
 
 
 def rank(trial: FrozenTrial) -> tuple[float, int, int]:
@@ -34,8 +39,9 @@ class TrialTable:
         self.open: dict[int, FrozenTrial] = {}
         self.complete: list[FrozenTrial] = []  # best first, by `rank`
         self.learned: list[FrozenTrial] = []  # complete and pruned, by number
-        self.schedules: Counter[str] = Counter()  # of all finished trials
-        self.ended = 0  # finished by themselves: not cut by an interruption
+        self.curves: dict[int, list[float]] = {}  # epoch -> accuracies of the complete trials, in ascending order
+        self._schedules: dict[str, list[FrozenTrial]] = {}  # of all finished trials
+        self._ended: list[int] = []  # numbers of those that finished by themselves: not cut by an interruption
         self._states: Counter[TrialState] = Counter()
         self._discards: Counter[str] = Counter()
 
@@ -50,11 +56,15 @@ class TrialTable:
         self.finished[trial.number] = trial
         self._states[trial.state] += 1
         self._count(self._discards, trial)
-        self.ended += not trial.user_attrs.get("interrupted")
+        if not trial.user_attrs.get("interrupted"):
+            insort(self._ended, trial.number)
         if "schedule" in trial.user_attrs:
-            self.schedules[trial.user_attrs["schedule"]] += 1
+            self._schedules.setdefault(trial.user_attrs["schedule"], []).append(trial)
         if trial.state == TrialState.COMPLETE and "loss" in trial.user_attrs:
             insort(self.complete, trial, key=rank)
+            for epoch, accuracy in trial.intermediate_values.items():
+                if not math.isnan(accuracy):
+                    insort(self.curves.setdefault(epoch, []), accuracy)
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
             insort(self.learned, trial, key=lambda each: each.number)
 
@@ -76,10 +86,39 @@ class TrialTable:
         """Trials under way in any process, and those that ended by themselves."""
         return self.ended + len(self.running())
 
-    def seen(self) -> set[str]:
-        """Return the schedule of every trial there is."""
-        now = (trial.user_attrs["schedule"] for trial in self.open.values() if "schedule" in trial.user_attrs)
-        return {*self.schedules, *now}
+    def results(self) -> list[tuple[int, float]]:
+        """List parameters and accuracy of the complete trials, by number."""
+        ordered = sorted(self.complete, key=lambda trial: trial.number)
+        return [(int(trial.user_attrs["num_params"]), trial.value or 0.0) for trial in ordered]
+
+    @property
+    def ended(self) -> int:
+        """Trials that finished by themselves."""
+        return len(self._ended)
+
+    def ended_after(self, number: int) -> int:
+        """Count the trials after the given one that finished by themselves."""
+        return len(self._ended) - bisect_right(self._ended, number)
+
+    def begun_before(self, number: int) -> int:
+        """Count the trials before the given one that are running, or finished by themselves."""
+        return bisect_left(self._ended, number) + sum(trial.number < number for trial in self.running())
+
+    def seen(self) -> MutableMapping[str, Any]:
+        """Return a view of the schedules of every trial there is: a copy would cost more with each."""
+        return ChainMap(self._open_schedules(), self._schedules)
+
+    def of_schedules(self, *schedules: str) -> list[FrozenTrial]:
+        """List the trials of these schedules."""
+        every = ChainMap(self._open_schedules(), self._schedules)
+        return [trial for part in every.maps for schedule in schedules for trial in part.get(schedule, ())]
+
+    def _open_schedules(self) -> dict[str, list[FrozenTrial]]:
+        found: dict[str, list[FrozenTrial]] = {}
+        for trial in self.open.values():
+            if "schedule" in trial.user_attrs:
+                found.setdefault(trial.user_attrs["schedule"], []).append(trial)
+        return found
 
     def counts(self, without_trial: Mapping[str, int] = MappingProxyType({})) -> dict[str, int]:
         """Account for every schedule: generated + tried again = discards by reason + trials by state.
@@ -110,12 +149,19 @@ class TrialTable:
         """Return the complete and pruned trials as a study in memory, for a sampler of Optuna.
 
         A sampler remembers what it reads until `Study.ask` or `Study.tell`, which `StudyStore` does without: of the
-        stored study it would see only the trials of its first draw.
+        stored study it would see only the trials of its first draw. Of more than `MANY_LEARNED` it gets the best and
+        the latest, half of each.
         """
         storage = InMemoryStorage()
         storage.create_new_study([StudyDirection.MAXIMIZE], "trials")
         study = optuna.load_study(study_name="trials", storage=storage)
-        study.add_trials(self.learned)
+        learned = self.learned
+        if len(learned) > MANY_LEARNED:
+            half = MANY_LEARNED // 2
+            latest = learned[-half:]
+            best = [trial for trial in self.complete[:half] if trial.number < latest[0].number]
+            learned = [*sorted(best, key=lambda trial: trial.number), *latest]
+        study.add_trials(learned)
         return study
 
     @staticmethod

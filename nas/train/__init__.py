@@ -14,22 +14,32 @@ from nas.train.distill import (
     teacher_architecture,
     teacher_recipe,
 )
-from nas.train.evaluate import correct_mask, evaluate, recalibrate_bn
+from nas.train.evaluate import Scores, balanced_accuracy, correct_mask, evaluate, recalibrate_bn
 from nas.train.graph import Graph
-from nas.train.loop import Diverged, Epoch, Run, train
+from nas.train.loop import Diverged, Epoch, Metric, Run, train
 from nas.train.optim import ema_decay, learning_rate, peak_lr
-from nas.train.recipe import AFFINE, TEACHER, Recipe
+from nas.train.population import Padding, Population, padding_of, train_population
+from nas.train.population_step import Member
+from nas.train.recipe import AFFINE, AUGMENTATION, TEACHER, Recipe, augmentation_text, random_draws
 
 __all__ = [
     "AFFINE",
+    "AUGMENTATION",
     "TEACHER",
     "Backend",
     "Diverged",
     "Epoch",
     "Graph",
+    "Member",
+    "Metric",
     "OutOfMemory",
+    "Padding",
+    "Population",
     "Recipe",
     "Run",
+    "Scores",
+    "augmentation_text",
+    "balanced_accuracy",
     "choose_backend",
     "choose_device",
     "compute_teacher_logits",
@@ -39,10 +49,13 @@ __all__ = [
     "evaluate",
     "learning_rate",
     "memory_errors",
+    "padding_of",
     "peak_lr",
+    "random_draws",
     "recalibrate_bn",
     "soft_targets",
     "teacher_architecture",
     "teacher_recipe",
     "train",
+    "train_population",
 ]

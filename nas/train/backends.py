@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.architecture import Architecture
-from nas.data import Normalization, Split, augment
+from nas.data import Draws, Normalization, Split, apply_draws
 from nas.errors import NasError, UsageError
-from nas.kernels import Network, compile_all, gather, unsuited
+from nas.kernels import Network, compile_all, erase_, gather, recolour_, unsuited
 from nas.kernels import augment as augment_on_cpu
 from nas.train.recipe import Recipe
 
-Backend = Literal["auto", "kernels", "torch"]
+Backend = Literal["auto", "kernels", "torch", "population"]
+"""`population` is plain torch, and all trainings of a pool as one (`nas.workers.PopulationPool`)."""
 
 DEVICES = r"cpu|mps|(cuda|xpu)(:\d+)?"
 """Devices that torch trains on; on others (`meta`, say) it can make tensors and no more."""
@@ -40,8 +41,8 @@ class OutOfMemory(NasError):
 class BackendNetwork(Protocol):
     """A network on a backend. Images are in that backend's layout, which `batch` gives them."""
 
-    def batch(self, split: Split, index: Tensor, theta: Tensor | None) -> Tensor:
-        """Return the images at `index` (N,) normalised, after their maps `theta` (N, 2, 3) if there are any."""
+    def batch(self, split: Split, index: Tensor, draws: Draws | None) -> Tensor:
+        """Return the images at `index` (N,) normalised, after their random changes if there are any."""
 
     def step(
         self, images: Tensor, labels: Tensor, recipe: Recipe, soft_targets: Tensor | None
@@ -60,7 +61,7 @@ def choose_backend(device: str, backend: Backend) -> tuple[str, str | None]:
 
     Raises `UsageError` when the kernels are named where they cannot run.
     """
-    if backend == "torch":
+    if backend in ("torch", "population"):
         return "torch", None
     reason = f"the kernels run on a CPU, not on {device}" if torch.device(device).type != "cpu" else unsuited()
     if reason is None:
@@ -146,17 +147,20 @@ def backend_network(
     return name if reason is None else f"{name} ({reason})", TorchNetwork(model, normalization)
 
 
+def normalized_batch(split: Split, index: Tensor, draws: Draws | None, normalization: Normalization) -> Tensor:
+    """Return the images at `index` (N,) normalised, after their random changes if there are any."""
+    images = split.images[index]
+    return normalization.apply(images) if draws is None else apply_draws(images, draws, normalization)
+
+
 class TorchNetwork:
     """Plain torch, on any device: images (N, C, H, W)."""
 
     def __init__(self, model: nn.Module, normalization: Normalization) -> None:
         self.model, self.normalization = model, normalization
 
-    def batch(self, split: Split, index: Tensor, theta: Tensor | None) -> Tensor:
-        images = split.images[index]
-        if theta is None:
-            return self.normalization.apply(images)
-        return augment(images, theta, self.normalization)
+    def batch(self, split: Split, index: Tensor, draws: Draws | None) -> Tensor:
+        return normalized_batch(split, index, draws, self.normalization)
 
     def step(
         self, images: Tensor, labels: Tensor, recipe: Recipe, soft_targets: Tensor | None
@@ -194,11 +198,16 @@ class KernelsNetwork:
     def __init__(self, architecture: Architecture, model: nn.Module, normalization: Normalization) -> None:
         self.network, self.normalization = Network(architecture, model), normalization
 
-    def batch(self, split: Split, index: Tensor, theta: Tensor | None) -> Tensor:
+    def batch(self, split: Split, index: Tensor, draws: Draws | None) -> Tensor:
         mean, std = self.normalization.mean, self.normalization.std
-        if theta is None:
+        if draws is None:
             return gather(split.images, index, mean, std)
-        return augment_on_cpu(split.images, index, theta, mean, std)
+        images = augment_on_cpu(split.images, index, draws.maps, mean, std)
+        if draws.colours is not None:
+            recolour_(images, draws.colours)
+        if draws.holes is not None:
+            erase_(images, draws.holes)
+        return images
 
     def step(
         self, images: Tensor, labels: Tensor, recipe: Recipe, soft_targets: Tensor | None

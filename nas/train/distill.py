@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from nas.architecture import Architecture
-from nas.data import Dataset, TrainingData
+from nas.data import Dataset, Draws, TrainingData
+from nas.errors import UsageError
 from nas.train.backends import Backend, cpu_math_mode, memory_errors
 from nas.train.evaluate import batch_bounds, load_network
-from nas.train.recipe import AFFINE, Recipe, random_maps
+from nas.train.recipe import AFFINE, Recipe, random_draws
 
 MAPS_SEED = 20_000
-"""Plus the epoch, the seed of the maps that a teacher and all its students share."""
+"""Plus the epoch, the seed of the changes that a teacher and all its students share."""
 
 LOGITS_BATCH = 128
 """Images at a time of a teacher."""
@@ -47,23 +48,34 @@ def compute_teacher_logits(
 ) -> Tensor:
     """Return the teacher's logits (N, num_classes) for every training image as its students see it in an epoch, from 0.
 
-    float16, on the CPU. Students with the same recipe share the maps of `shared_maps`, so that a teacher's logits are
-    computed once for all seeds and students: batch by batch in each training, they took more than half of its time.
+    float16, on the CPU. Students with the same recipe share the changes of `shared_draws`, so that a teacher's logits
+    are computed once for all seeds and students: batch by batch in each training, they took more than half of its time.
     """
     architecture = teacher_architecture(recipe, training.dataset)
     network = load_network(architecture, weights, training.normalization, device, backend)
-    split, maps = training.train, shared_maps(recipe, training, epoch) if recipe.augments else None
+    split, draws = training.train, shared_draws(recipe, training, epoch) if recipe.augments else None
     parts = []
     for start, end in batch_bounds(len(split), LOGITS_BATCH, least=1):
         index = torch.arange(start, end, device=split.labels.device)
-        parts.append(network.logits(network.batch(split, index, None if maps is None else maps[start:end])))
+        parts.append(network.logits(network.batch(split, index, None if draws is None else draws[start:end])))
     return torch.cat(parts).half().cpu()
 
 
-def shared_maps(recipe: Recipe, training: TrainingData, epoch: int) -> Tensor:
-    """Return an epoch's maps (N, 2, 3) for a teacher and its students, drawn on the CPU: the same for every device."""
-    maps = random_maps(recipe, training, torch.Generator().manual_seed(MAPS_SEED + epoch))
-    return maps.to(training.train.labels.device)
+def shared_draws(recipe: Recipe, training: TrainingData, epoch: int) -> Draws:
+    """Return an epoch's changes of all images for a teacher and its students, drawn on the CPU: one for all devices."""
+    generator = torch.Generator().manual_seed(MAPS_SEED + epoch)
+    draws = random_draws(recipe, len(training.train), training.dataset.input_shape[1:], generator)
+    return draws.to(training.train.labels.device)
+
+
+def check_logits(recipe: Recipe, training: TrainingData, logits: Tensor | None) -> None:
+    """Raise `UsageError` for a recipe with a teacher but no logits, or the reverse, or logits of another shape."""
+    if (recipe.teacher is None) != (logits is None):
+        raise UsageError("a recipe with a teacher and that teacher's logits come together: one is missing")
+    count, num_classes = len(training.train), training.dataset.num_classes
+    if logits is not None and (len(logits) < recipe.epochs or logits.shape[1:] != (count, num_classes)):
+        wanted = f"({recipe.epochs}, {count}, {num_classes})"
+        raise UsageError(f"the teacher's logits are {wanted} here, not {tuple(logits.shape)}")
 
 
 def soft_targets(logits: Tensor, recipe: Recipe) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,13 +23,30 @@ RECALIBRATION_BATCH = 128
 """Images at a time of a BN recalibration."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The scores of a network on a split."""
+
+    loss: float
+    """Mean cross-entropy."""
+    correct: int
+    """Number of correct predictions."""
+    balanced_loss: float
+    """Mean over the classes of their mean cross-entropy."""
+    recalls: tuple[float | None, ...]
+    """Percent of each class's images that are predicted to be of it; None for a class without images."""
+
+
 @memory_errors()
 @cpu_math_mode()
-def evaluate(
-    network: TrainedNetwork, split: Split, *, device: str = "cpu", backend: Backend = "auto"
-) -> tuple[float, int]:
-    """Return the mean cross-entropy and the number of correct predictions on `split`, which lies on `device`."""
-    return score(_open(network, device, backend), split)
+def evaluate(network: TrainedNetwork, split: Split, *, device: str = "cpu", backend: Backend = "auto") -> Scores:
+    """Return the scores on `split`, which lies on `device`."""
+    return score(_open(network, device, backend), split, network.architecture.num_classes)
+
+
+def balanced_accuracy(recalls: Sequence[float | None]) -> float:
+    """Return the mean recall in percent of the classes that have images."""
+    return statistics.fmean(recall for recall in recalls if recall is not None)
 
 
 @memory_errors()
@@ -42,14 +61,32 @@ def correct_mask(
 
 
 @torch.inference_mode()
-def score(network: BackendNetwork, split: Split) -> tuple[float, int]:
-    """Return the mean cross-entropy and the number of correct predictions on the whole split."""
+def score(network: BackendNetwork, split: Split, num_classes: int) -> Scores:
+    """Return the scores on the whole split."""
     loss: Any = 0.0  # tensors on a GPU: read once at the end, not batch by batch
     correct: Any = 0
+    sums = torch.zeros(num_classes, 3, dtype=torch.float64, device=split.labels.device)  # loss, correct and number
     for logits, labels in _logits(network, split):
+        losses, right = F.cross_entropy(logits, labels, reduction="none"), logits.argmax(1) == labels
         loss = loss + F.cross_entropy(logits, labels, reduction="sum")
-        correct = correct + (logits.argmax(1) == labels).sum()
-    return float(loss) / len(split), int(correct)
+        correct = correct + right.sum()
+        sums += class_sums(losses, right, labels, num_classes)
+    return scores_of(float(loss) / len(split), int(correct), sums.cpu().tolist())
+
+
+def class_sums(losses: Tensor, right: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Return loss, correct predictions and number of each class's images: (..., N) each -> (..., num_classes, 3)."""
+    members = F.one_hot(labels, num_classes).double()  # a product has the same bits every time, unlike a scatter
+    return members.mT @ torch.stack([losses.double(), right.double(), torch.ones_like(losses).double()], dim=-1)
+
+
+def scores_of(loss: float, correct: int, by_class: Sequence[Sequence[float]]) -> Scores:
+    """Return the scores of a mean loss, a number of correct predictions and the sums of `class_sums`."""
+    means = [total / count for total, _, count in by_class if count]
+    return Scores(
+        loss=loss, correct=correct, balanced_loss=sum(means) / max(1, len(means)),
+        recalls=tuple(100 * hits / count if count else None for _, hits, count in by_class),
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -58,9 +95,14 @@ def recalibrate_bn(network: BackendNetwork, split: Split, count: int) -> None:
 
     Precise BN (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021): the mean of the batches' statistics.
     """
-    index = torch.arange(0, len(split), max(1, len(split) // count), device=split.labels.device)[:count]
+    index = recalibration_index(split, count)
     for number, (start, end) in enumerate(batch_bounds(len(index), RECALIBRATION_BATCH)):
         network.update_bn_stats(network.batch(split, index[start:end], None), 1 / (number + 1))
+
+
+def recalibration_index(split: Split, count: int) -> Tensor:
+    """Return the places of `count` evenly spaced images of the split."""
+    return torch.arange(0, len(split), max(1, len(split) // count), device=split.labels.device)[:count]
 
 
 def batch_bounds(count: int, size: int, *, least: int = 2) -> list[tuple[int, int]]:

@@ -8,25 +8,33 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from nas.architecture import Architecture
-from nas.data import Split, TrainingData
-from nas.errors import NasError, UsageError
+from nas.data import Draws, Split, TrainingData
+from nas.errors import NasError
 from nas.model import build
 from nas.train.backends import Backend, BackendNetwork, backend_network, cpu_math_mode, memory_errors
-from nas.train.distill import shared_maps, soft_targets
-from nas.train.evaluate import batch_bounds, recalibrate_bn, score
+from nas.train.distill import check_logits, shared_draws, soft_targets
+from nas.train.evaluate import balanced_accuracy, batch_bounds, recalibrate_bn, score
 from nas.train.graph import Graph
 from nas.train.optim import ema_decay, flatten, learning_rate, make_optimizer, peak_lr
-from nas.train.recipe import Recipe, random_maps
+from nas.train.recipe import Recipe, draw_order, random_draws
+
+Metric = Literal["accuracy", "balanced-accuracy"]
+"""The score by which networks are compared; the balanced one is the mean of the classes' recalls."""
 
 
 class Diverged(NasError):
     """The loss became NaN or infinite."""
+
+
+def diverged(loss: float, epoch: int, recipe: Recipe) -> Diverged:
+    """Return the error of a loss that is no longer finite in an epoch, counted from 1."""
+    return Diverged(f"the loss is {loss} in epoch {epoch}: lower peak_lr ({recipe.peak_lr}) or drop this network")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +48,25 @@ class Epoch:
     correct: int
     count: int
     seconds: float
+    balanced_loss: float | None = None  # mean over the classes of their mean loss
+    recalls: tuple[float | None, ...] = ()  # percent of each class's images; None where it has none
 
     @property
     def accuracy(self) -> float:
         """Percent of the evaluation images."""
         return 100 * self.correct / self.count
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean recall of the classes, percent."""
+        return balanced_accuracy(self.recalls)
+
+    def by(self, metric: Metric) -> tuple[float, float]:
+        """Return the accuracy in percent and the loss that belong to a metric."""
+        if metric == "accuracy":
+            return self.accuracy, self.loss
+        assert self.balanced_loss is not None
+        return self.balanced_accuracy, self.balanced_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +79,10 @@ class Run:
     seconds: float
     stopped: bool = False
 
-    def last(self, epochs: int) -> float:
+    def last(self, epochs: int, metric: Metric = "accuracy") -> float:
         """Mean accuracy in percent over the last `epochs` epochs."""
         tail = self.epochs[-epochs:]
-        return sum(epoch.accuracy for epoch in tail) / len(tail)
+        return sum(epoch.by(metric)[0] for epoch in tail) / len(tail)
 
 
 @memory_errors()
@@ -81,10 +103,11 @@ def train(
     """Train `architecture` on `training.train` and score it on `evaluation` after every epoch.
 
     `teacher_logits` (epochs, N, num_classes), from `compute_teacher_logits` for each epoch, come with a recipe that
-    names a teacher; all students then share the random maps of each epoch, whatever their seed. `on_epoch` may return
-    True to stop there; `on_step` gets the number of each step and their total. Same seed, device and versions, and on
-    plain torch the same thread count: the same bits on a CPU. Raises `Diverged` when the loss is no longer finite,
-    `OutOfMemory` when the network does not fit, and `UsageError` for a teacher without logits, or logits without one.
+    names a teacher; all students then share the random changes of each epoch, whatever their seed. `on_epoch` may
+    return True to stop there; `on_step` gets the number of each step and their total. Same seed, device and versions,
+    and on plain torch the same thread count: the same bits on a CPU. Raises `Diverged` when the loss is no longer
+    finite, `OutOfMemory` when the network does not fit, and `UsageError` for a teacher without logits, or logits
+    without one.
     """
     began = time.perf_counter()
     split, peak = training.train, peak_lr(recipe, architecture.num_params)
@@ -105,7 +128,7 @@ def train(
     stopped = False
     while len(epochs) < recipe.epochs and not stopped:
         epoch_began = time.perf_counter()
-        order = torch.randperm(len(split), generator=generator, device=device)
+        order = draw_order(split, recipe, generator)
         step.start_epoch(len(epochs), generator)
         total, correct, seen = 0.0, 0.0, 0
         for start, end in batches:
@@ -120,16 +143,13 @@ def train(
             if on_step is not None:
                 on_step(number, steps)
         if not math.isfinite(total):
-            raise Diverged(
-                f"the loss is {float(total)} in epoch {len(epochs) + 1}: "
-                f"lower peak_lr ({recipe.peak_lr}) or drop this network"
-            )
+            raise diverged(float(total), len(epochs) + 1, recipe)
         recalibrate_bn(eval_network, split, recipe.bn_recalibration_images)
-        loss, hits = score(eval_network, evaluation)
+        scores = score(eval_network, evaluation, architecture.num_classes)
         epochs.append(
             Epoch(
                 number=len(epochs) + 1, train_loss=float(total) / seen, train_accuracy=100 * float(correct) / seen,
-                loss=loss, correct=hits, count=len(evaluation), seconds=time.perf_counter() - epoch_began,
+                count=len(evaluation), seconds=time.perf_counter() - epoch_began, **vars(scores),
             )
         )  # fmt: skip
         stopped = bool(on_epoch is not None and on_epoch(epochs[-1])) and len(epochs) < recipe.epochs
@@ -146,7 +166,7 @@ class TrainingStep:
     """A batch's loss and correct predictions, with the gradient left where the optimizer looks.
 
     Batches of each size are one graph on a CUDA device. What such a graph reads must stay where it was captured: the
-    batch's indices, and the epoch's maps and teacher logits, lie in tensors made once.
+    batch's indices, and the epoch's random changes and teacher logits, lie in tensors made once.
     """
 
     def __init__(
@@ -157,29 +177,26 @@ class TrainingStep:
         teacher_logits: Tensor | None,
         device: str,
     ) -> None:
-        split, num_classes = training.train, training.dataset.num_classes
-        if (recipe.teacher is None) != (teacher_logits is None):
-            raise UsageError("a recipe with a teacher and that teacher's logits come together: one is missing")
-        if teacher_logits is not None and (
-            len(teacher_logits) < recipe.epochs or teacher_logits.shape[1:] != (len(split), num_classes)
-        ):
-            wanted = f"({recipe.epochs}, {len(split)}, {num_classes})"
-            raise UsageError(f"the teacher's logits are {wanted} here, not {tuple(teacher_logits.shape)}")
+        check_logits(recipe, training, teacher_logits)
         self.network, self.training, self.recipe, self.teacher_logits = network, training, recipe, teacher_logits
         self._device = device
         self._index = torch.empty(recipe.batch_size, dtype=torch.long, device=device)
-        self._maps = torch.empty(len(split), 2, 3, device=device) if recipe.augments else None
+        self._draws: Draws | None = None
         self._logits = None if teacher_logits is None else torch.empty_like(teacher_logits[0], device=device)
         self._graphs: dict[int, Graph] = {}
 
     def start_epoch(self, epoch: int, generator: torch.Generator) -> None:
-        """Draw the maps of an epoch, counted from 0, and bring its teacher logits to the device."""
-        if self._maps is not None:
-            shared = self.teacher_logits is not None
-            self._maps.copy_(
-                shared_maps(self.recipe, self.training, epoch) if shared
-                else random_maps(self.recipe, self.training, generator)
+        """Draw the changes of an epoch, counted from 0, and bring its teacher logits to the device."""
+        if self.recipe.augments:
+            size, shared = self.training.dataset.input_shape[1:], self.teacher_logits is not None
+            draws = (
+                shared_draws(self.recipe, self.training, epoch) if shared
+                else random_draws(self.recipe, len(self.training.train), size, generator)
             )  # fmt: skip
+            if self._draws is None:
+                self._draws = draws
+            else:
+                self._draws.copy_(draws)
         if self._logits is not None and self.teacher_logits is not None:
             self._logits.copy_(self.teacher_logits[epoch])
 
@@ -193,6 +210,6 @@ class TrainingStep:
 
     def _run(self, count: int) -> tuple[Any, Any]:
         index, split = self._index[:count], self.training.train
-        images = self.network.batch(split, index, None if self._maps is None else self._maps[index])
+        images = self.network.batch(split, index, None if self._draws is None else self._draws[index])
         targets = None if self._logits is None else soft_targets(self._logits[index], self.recipe)
         return self.network.step(images, split.labels[index], self.recipe, targets)

@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 
 from nas.budget import MAX_EPOCHS
-from nas.data import TrainingData, random_affine
+from nas.data import Dataset, Draws, Split, random_affine, random_colours, random_holes
 from nas.errors import UsageError
 
 TEACHER = "12v 20v M 40v 40v M 64 64 G C"
 """The default teacher: 84,892 parameters on MNIST, for students of a tenth of that."""
 
 AFFINE = ("degrees", "translate", "scale", "shear")
-"""The recipe's fields that move the images."""
+"""The recipe's ranges of the affine maps."""
+
+AUGMENTATION = (*AFFINE, "mirror", "crop", "jitter", "cutout")
+"""The recipe's fields that change the images."""
 
 Number = TypeVar("Number", int, float)
 
@@ -78,6 +81,23 @@ class Recipe:
     shear: float = _bounded(0.07, 0, 0.9)
     """Largest shear of an image along each axis, as a fraction."""
 
+    mirror: float = _bounded(0.0, 0, 1)
+    """Probability with which an image is mirrored left to right."""
+
+    crop: int = _bounded(0, 0, 1000)
+    """Largest shift of an image along each axis in whole pixels: a crop of the image padded by so many black ones."""
+
+    jitter: float = _bounded(0.0, 0, 0.9)
+    """Largest change of an image's contrast and saturation, as a fraction, and of its brightness, in standard
+    deviations."""
+
+    cutout: int = _bounded(0, 0, 1000)
+    """Side of a square in pixels that is cut out of each image, its centre anywhere."""
+
+    class_weights: float = _bounded(0.0, 0, 1)
+    """Power of a class's rarity by which its images are drawn more often: 1 draws all classes alike, 0 each image once
+    per epoch."""
+
     teacher: str | None = None
     """Schedule of a larger network to distill from, which is trained beforehand on the same images; None for none
     (Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015)."""
@@ -100,8 +120,32 @@ class Recipe:
 
     @property
     def augments(self) -> bool:
-        """True where the recipe moves the images at all."""
-        return any(getattr(self, name) for name in AFFINE)
+        """True where the recipe changes the images at all."""
+        return any(getattr(self, name) for name in AUGMENTATION)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The fields that tell this recipe from another: those of `LATER` only where they are not the default.
+
+        It names studies, folders and caches, which a field that is added must not make strangers of.
+        """
+        fields = dataclasses.asdict(self)
+        return {name: value for name, value in fields.items() if name not in LATER or value != LATER[name]}
+
+    @classmethod
+    def for_dataset(cls, dataset: Dataset, augmentation: Mapping[str, float] | None = None, **fields: Any) -> Recipe:
+        """Return the default recipe of a data set; `augmentation` and `fields` replace its values by name.
+
+        `augmentation` has names of `AUGMENTATION` alone. Raise `UsageError` for another name, a value that breaks a
+        rule, and for mirroring where a mirrored image is none of its class.
+        """
+        given = dict(augmentation or {})
+        if unknown := sorted(given.keys() - set(AUGMENTATION)):
+            raise UsageError(f"unknown augmentation '{unknown[0]}': choose of {', '.join(AUGMENTATION)}")
+        recipe = cls(**{**dataset.augmentation, **given, **fields})
+        if recipe.mirror and not dataset.mirrors:
+            raise UsageError(f"a mirrored image of {dataset.title} is none of its class: leave mirroring away")
+        return recipe
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Recipe:
@@ -121,14 +165,38 @@ def _check(spec: dataclasses.Field[Any], value: object) -> None:
         raise UsageError(f"the recipe's {spec.name} is {kind} between {low} and {high}, not {value!r}")
 
 
-def random_maps(recipe: Recipe, training: TrainingData, generator: torch.Generator) -> Tensor:
-    """Draw the affine maps (N, 2, 3) of an epoch, one for each training image, on the generator's device."""
-    return random_affine(
-        len(training.train),
-        degrees=recipe.degrees,
-        translate_px=recipe.translate,
-        scale=recipe.scale,
-        shear=recipe.shear,
-        image_size=training.dataset.input_shape[1:],
-        generator=generator,
-    )
+LATER = {
+    spec.name: spec.default
+    for spec in dataclasses.fields(Recipe)
+    if spec.name in (*AUGMENTATION[len(AFFINE) :], "class_weights")
+}
+"""The defaults of the fields that recipes did not have from the first."""
+
+
+def draw_order(split: Split, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """Draw the order (N,) of an epoch's images: each once, or with class weights by chance, of rare classes more."""
+    device = split.labels.device
+    if not recipe.class_weights:
+        return torch.randperm(len(split), generator=generator, device=device)
+    counts = torch.bincount(split.labels.cpu()).double().to(device)
+    weights = counts[split.labels].pow(-recipe.class_weights)
+    return torch.multinomial(weights, len(split), replacement=True, generator=generator)
+
+
+def random_draws(recipe: Recipe, count: int, image_size: tuple[int, int], generator: torch.Generator) -> Draws:
+    """Draw the changes of `count` images (H, W) for an epoch, on the generator's device."""
+    maps = random_affine(
+        count, degrees=recipe.degrees, translate_px=recipe.translate, scale=recipe.scale, shear=recipe.shear,
+        image_size=image_size, mirror=recipe.mirror, crop=recipe.crop, generator=generator,
+    )  # fmt: skip
+    colours = random_colours(count, jitter=recipe.jitter, generator=generator) if recipe.jitter else None
+    holes = None
+    if recipe.cutout:
+        holes = random_holes(count, side=recipe.cutout, image_size=image_size, generator=generator)
+    return Draws(maps, colours, holes)
+
+
+def augmentation_text(recipe: Recipe) -> str:
+    """Return the recipe's augmentation in words, such as `degrees 8, mirror 0.5`; `none` where there is none."""
+    values = {name: getattr(recipe, name) for name in AUGMENTATION}
+    return ", ".join(f"{name} {value:g}" for name, value in values.items() if value) or "none"

@@ -108,6 +108,8 @@ class FailureMessage(_Message):
     reason: str
     killed: bool
     """The worker died, which may be no fault of the network's: killed from outside, or by the system for its memory."""
+    lost_node: bool = False
+    """Its whole machine went, which says nothing of memory."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -27,7 +27,7 @@ class LocalPool:
         self, training: TrainingData, evaluation: Split, *, device: str = "cpu", backend: Backend = "auto"
     ) -> None:
         self._setting = Setting(training=training, evaluation=evaluation, device=device, backend=backend)
-        self._work: _Work | None = None
+        self._work: Work | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -52,7 +52,7 @@ class LocalPool:
         """Start the job and return 0."""
         assert self._work is None, "submit needs an idle worker"
         self._setting = self._setting.on_device()
-        self._work = _Work(job, self._setting)
+        self._work = Work(job, self._setting)
         return 0
 
     def messages(self, timeout: float) -> Iterator[Message]:
@@ -89,7 +89,7 @@ class LocalPool:
         self.restart()
 
 
-class _Work:
+class Work:
     """A job in a thread of its own, which ends with it: what torch sets for a thread does not outlast the job."""
 
     def __init__(self, job: Job, setting: Setting) -> None:

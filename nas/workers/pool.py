@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Protocol, Self
@@ -11,10 +11,17 @@ import torch
 
 from nas.errors import NasError
 from nas.machine import cores
+from nas.train import Backend
 from nas.workers.jobs import EpochMessage, FailureMessage, Job, LogitsMessage, Message, RunMessage
 
 WORKERS_ON_CUDA = 4
 """Default on a CUDA device, which a small network leaves mostly idle."""
+
+MAX_DEATHS = 2
+"""Times that a training is tried again whose worker was killed: a full memory is no fault of its network."""
+
+WORKERS_OF_A_POPULATION = 32
+"""Default where all trainings are one. Not measured on a device: `tests/benchmarks/population.py` is to say."""
 
 OnMessage = Callable[[Message], None]
 
@@ -66,17 +73,20 @@ class Pool(Protocol):
     ) -> None: ...
 
 
-def default_workers(device: str) -> int:
-    """Return the number of workers that makes the most of a device."""
+def default_workers(device: str, backend: Backend = "auto") -> int:
+    """Return the number of workers that makes the most of a device; as a population, the number of its networks."""
+    if backend == "population":
+        return WORKERS_OF_A_POPULATION
     return {"cpu": cores(), "cuda": WORKERS_ON_CUDA}.get(torch.device(device).type, 1)
 
 
 def run_jobs(jobs: Iterable[Job], pool: Pool, on_message: OnMessage) -> Iterator[RunMessage | LogitsMessage]:
     """Run all jobs, none stopped early; yield the final message of each as it arrives.
 
-    `on_message` sees every message. Raises `NasError` when a job fails.
+    A job whose worker was killed is done again, at most twice. `on_message` sees every message. Raises `NasError` when
+    a job fails.
     """
-    waiting = deque(jobs)
+    waiting, deaths = deque(jobs), Counter[int]()
     while waiting or pool.jobs:
         while waiting and pool.idle is not None:
             pool.submit(waiting.popleft())
@@ -84,6 +94,9 @@ def run_jobs(jobs: Iterable[Job], pool: Pool, on_message: OnMessage) -> Iterator
             on_message(message)
             if isinstance(message, EpochMessage):
                 pool.answer(message, stop=False)
+            elif isinstance(message, FailureMessage) and message.killed and deaths[id(message.job)] < MAX_DEATHS:
+                deaths[id(message.job)] += 1  # it waits, so that its id stays its own
+                waiting.appendleft(message.job)
             elif isinstance(message, FailureMessage):
                 raise NasError(f"{message.job.title} failed: {message.reason}")
             elif isinstance(message, RunMessage | LogitsMessage):

@@ -20,7 +20,7 @@ from nas.kernels import compile_all
 from nas.train import Backend, choose_backend
 from nas.workers.jobs import BugMessage, EpochMessage, FailureMessage, FinalMessage, Job, Message, checked
 from nas.workers.transport import Channel, Disconnected, SharedData
-from nas.workers.worker import INTERRUPTS, host
+from nas.workers.worker import INTERRUPTS, Serve, host, serve_each
 
 
 @dataclass(eq=False)
@@ -46,6 +46,7 @@ class ProcessPool:
         self._count, self._images = count, (training, evaluation)
         self._device, self._backend, self._threads = device, backend, threads
         self._one_process = torch.device(device).type == "cuda"
+        self._serve: Serve = serve_each
         self._compiles = choose_backend(device, backend)[0] == "kernels"
         self._context = multiprocessing.get_context("spawn")
         self._shared: SharedData | None = None
@@ -96,9 +97,7 @@ class ProcessPool:
             try:
                 report = worker.channel.receive()
             except Disconnected:
-                code = self._replace(number)
-                reason = f"the worker died (exit code {code}; out of memory?)"
-                yield FailureMessage(worker=number, job=job, reason=reason, killed=True)
+                yield from self._lost(number)
                 continue
             message = report(worker=number, job=job)
             if isinstance(message, FinalMessage | BugMessage):
@@ -140,20 +139,25 @@ class ProcessPool:
         together = self._count if self._one_process else 1
         self._workers = [worker for _ in range(0, self._count, together) for worker in self._spawn(together)]
 
-    def _replace(self, number: int) -> int | None:
-        """Put a new worker in the place of one that died, and return the exit code of that."""
-        old = self._workers[number]
-        old.process.join()
-        old.channel.close()
-        (self._workers[number],) = self._spawn(1)
-        return old.process.exitcode
+    def _lost(self, number: int) -> Iterator[Message]:
+        """Replace a worker that died, and those of the same process with it; yield the last message of each job."""
+        process = self._workers[number].process
+        process.join()
+        lost = {number: worker for number, worker in enumerate(self._workers) if worker.process is process}
+        new = dict(zip(lost, self._spawn(len(lost)), strict=True))
+        for place, worker in new.items():
+            self._workers[place] = worker
+        for place, worker in lost.items():
+            if worker.job is not None and new[place] in self._workers:  # else whoever took the last restarted the pool
+                yield checked(_last_message(place, worker, worker.job))
+            worker.channel.close()
 
     def _spawn(self, count: int) -> list[_Worker]:
         """Start one process of `count` workers."""
         self._shared = self._shared or SharedData(self._images)
         pipes = [self._context.Pipe() for _ in range(count)]
         channels = [Channel(theirs) for _, theirs in pipes]
-        arguments = (channels, self._shared, self._device, self._backend, self._threads)
+        arguments = (self._serve, channels, self._shared, (self._device, self._backend), self._threads)
         threads = str(self._threads)
         with _environment(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads), _interrupts_blocked():
             process = self._context.Process(target=host, args=arguments, daemon=True)
@@ -161,6 +165,17 @@ class ProcessPool:
         for channel in channels:
             channel.close()
         return [_Worker(process=process, channel=Channel(ours)) for ours, _ in pipes]
+
+
+def _last_message(number: int, worker: _Worker, job: Job) -> Message | BugMessage:
+    """Return the last message that a worker sent before it died; a failure where its job had not ended."""
+    with contextlib.suppress(Disconnected):
+        while True:
+            message = worker.channel.receive()(worker=number, job=job)
+            if isinstance(message, FinalMessage | BugMessage):
+                return message
+    reason = f"the worker died (exit code {worker.process.exitcode}; out of memory?)"
+    return FailureMessage(worker=number, job=job, reason=reason, killed=True)
 
 
 @contextlib.contextmanager

@@ -100,12 +100,17 @@ def execute(job: Job, setting: Setting, owner: Owner) -> Report:
     except Disconnected:
         raise
     except Exception as error:
-        if isinstance(error, NasError):
-            return partial(FailureMessage, reason=str(error), killed=False)
-        if _out_of_memory(error):
-            lines = str(error).splitlines()
-            return partial(FailureMessage, reason=f"out of memory: {''.join(lines[:1])}", killed=False)
-        return partial(BugMessage, traceback=traceback.format_exc())
+        return report_of(error)
+
+
+def report_of(error: Exception) -> Report:
+    """Return the report of a job that failed, for a known reason or as a bug."""
+    if isinstance(error, NasError):
+        return partial(FailureMessage, reason=str(error), killed=False)
+    if _out_of_memory(error):
+        lines = str(error).splitlines()
+        return partial(FailureMessage, reason=f"out of memory: {''.join(lines[:1])}", killed=False)
+    return partial(BugMessage, traceback="".join(traceback.format_exception(error)))
 
 
 def _train(job: TrainJob, setting: Setting, owner: Owner) -> Run:
@@ -139,17 +144,26 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def host(channels: list[Channel], images: Any, device: str, backend: Backend, threads: int) -> None:
+Serve = Callable[[list[Channel], Setting], None]
+"""Being the workers of some channels, until the parent goes."""
+
+
+def host(serve: Serve, channels: list[Channel], images: Any, place: tuple[str, Backend], threads: int) -> None:
     """Be a process of workers, one for each channel, until the parent goes.
 
-    `images` are the training data and the evaluation split, which arrive from a `SharedData`.
+    `images` are the training data and the evaluation split, which arrive from a `SharedData`; `place` is the device and
+    the backend.
     """
     for number in INTERRUPTS:  # blocked from the first instant; again, for systems that do not hand that down
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    training, evaluation = images
-    setting = Setting(training=training, evaluation=evaluation, device=device, backend=backend).on_device()
+    (training, evaluation), (device, backend) = images, place
+    serve(channels, Setting(training=training, evaluation=evaluation, device=device, backend=backend).on_device())
+
+
+def serve_each(channels: list[Channel], setting: Setting) -> None:
+    """Be workers that have a thread each."""
     first, *others = (partial(_live, channel, setting) for channel in channels)
     for live in others:
         threading.Thread(target=live).start()

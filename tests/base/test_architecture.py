@@ -9,7 +9,16 @@ import pytest
 from hypothesis import example, given
 from strategies import architectures, convs
 
-from nas.architecture import KERNEL_SIZES, MAX_WIDTH, Architecture, Classifier, Conv, GlobalPool, MaxPool
+from nas.architecture import (
+    KERNEL_SIZES,
+    MAX_WIDTH,
+    Architecture,
+    Classifier,
+    Conv,
+    GlobalPool,
+    InvertedBottleneck,
+    MaxPool,
+)
 
 START = "8vr 9vr 10vr M 12vr 16vr 20vr C G"
 
@@ -79,6 +88,8 @@ def test_different_architectures_have_different_texts(one, other):
         ("3x32x32: 16 16+ M 32/2 G 24k1 C100", "3x32x32: 16 16+ M 32/2 G 24k1 C100"),
         ("s8k5/2vbr G Cb", "s8k5/2vbr G Cb"),
         ("G C", "G C"),
+        ("i8x4k3/1 C G", "i8x4 C G"),
+        ("8 i8x04k05/2v i8x3+ C10 G", "8 i8x4k5/2v i8x3+ C G"),
     ],
 )
 def test_another_spelling_has_the_same_canonical_text(text, canonical):
@@ -91,6 +102,18 @@ def test_every_mark_means_its_field():
     )
     assert parse("8 8n+ G C").blocks[1] == Conv(width=8, norm=False, residual=True)
     assert parse("M G 4k1 Cb").blocks == (MaxPool(), GlobalPool(), Conv(width=4, kernel_size=1), Classifier(bias=True))
+
+
+def test_an_inverted_bottleneck_expands_filters_and_projects():
+    assert parse("4 i4x3k5+ G C").blocks[1] == InvertedBottleneck(width=4, expansion=3, kernel_size=5, residual=True)
+    layers = parse("1x9x9: 4 i6x3k5/2v G C").layers[3:-2]
+    assert [(layer.op, layer.groups, layer.output_shape, layer.num_params, layer.macs) for layer in layers] == [
+        ("conv", 1, (12, 9, 9), 48, 48 * 81), ("norm", 1, (12, 9, 9), 24, 0), ("relu", 1, (12, 9, 9), 0, 0),
+        ("conv", 12, (12, 3, 3), 300, 300 * 9), ("norm", 1, (12, 3, 3), 24, 0), ("relu", 1, (12, 3, 3), 0, 0),
+        ("conv", 1, (6, 3, 3), 72, 72 * 9), ("norm", 1, (6, 3, 3), 12, 0),
+    ]  # fmt: skip
+    residual = parse("1x9x9: 4 i4x3+ G C").layers[-3]
+    assert (residual.op, residual.skip) == ("add", 3)
 
 
 def test_values_given_stand_in_where_the_text_names_none():
@@ -152,6 +175,8 @@ def test_the_sum_of_all_outputs_is_what_training_stores():
         ("1x8x8: 4 4+ 4 G C", 2 * 256),  # the input of a plain residual is the skip itself
         ("1x8x8: 4 s4+ s8 G C", 3 * 256),
         ("1x8x8: 64k1 G C", 64 + 4096),
+        ("1x8x8: 4 i4x3 G C", 2 * 768),  # both sides of the depthwise convolution
+        ("1x8x8: 4 i4x3+ G C", 256 + 2 * 768),  # and the skip
     ],
 )
 def test_the_peak_is_what_is_alive_at_once(text, peak):
@@ -174,11 +199,11 @@ def test_the_peak_agrees_with_a_simulation_of_inference(architecture):
     assert architecture.peak_activations == peak
 
 
-@example(parse("8 s8 8k1 M G 4k1 C"))
+@example(parse("8 s8 8k1 i8x2 M G 4k1 C"))
 @given(architectures())
 def test_depth_counts_the_blocks(architecture):
     words = str(architecture).split()
-    blocks = [word for word in words if not word.endswith(":") and word[0] in "s123456789"]
+    blocks = [word for word in words if not word.endswith(":") and word[0] in "is123456789"]
     assert architecture.depth == len(blocks)
 
 

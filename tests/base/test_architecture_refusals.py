@@ -81,6 +81,21 @@ def one_line(error: UsageError) -> str:
         ("s8k1 C G", "write 8k1"),
         ("8nr C G", "drop one of them"),
         ("8k1v C G", "drop the 'v'"),
+        ("i8 C G", "unknown word 'i8'"),
+        ("i8x C G", "unknown word 'i8x'"),
+        ("i8x4b C G", "unknown word 'i8x4b'"),
+        ("i8x4+v C G", "unknown word 'i8x4+v'"),
+        ("i0x4 C G", "unknown word 'i0x4'"),
+        ("si8x4 C G", "unknown word 'si8x4'"),
+        ("i8x0 C G", "an expansion is a whole number from 1 to 9, not 0"),
+        ("i8x10 C G", "an expansion is a whole number from 1 to 9, not 10"),
+        ("i8x4k1 C G", "an inverted bottleneck has a kernel of 3 or more: write 8k1, not i8x4k1"),
+        ("i8x4k2 C G", "kernel_size is one of (1, 3, 5, 7), not 2 in i8x4k2"),
+        ("i8x4/3 C G", "a stride is one of (1, 2), not 3"),
+        ("8 G i8x4 C", "after G the map is 1x1"),
+        ("8 i16x4+ C G", "a residual needs equal shapes: 'i16x4+' makes (16, 28, 28) of (8, 28, 28)"),
+        ("8 i8x4v+ C G", "a residual needs equal shapes"),
+        ("1x4x4: i8x2k7v C G", "the map shrinks to nothing: 'i8x2k7v' meets 4x4"),
         ("8 16+ C G", "a residual needs equal shapes: '16+' makes (16, 28, 28) of (8, 28, 28)"),
         ("8 8v+ C G", "a residual needs equal shapes"),
         ("8 8/2+ C G", "a residual needs equal shapes"),
@@ -104,12 +119,12 @@ def test_a_text_at_odds_with_the_data_set_is_refused():
     assert "each of input_shape" in refusal("8 C G", input_shape=(1, 0, 28))
 
 
-LETTERS = "0123456789skvbnr+/MGCx:٣ \t\n"
+LETTERS = "0123456789iskvbnr+/MGCx:٣ \t\n"
 
 
 @settings(max_examples=150)
 @given(st.text(LETTERS, max_size=30) | st.text(max_size=20) | st.lists(st.sampled_from(
-    ["8", "s8", "8v", "8+", "8/2", "8k1", "8k7v", "M", "G", "C", "Cb", "C100", "3x32x32:", "1x4x9:"]
+    ["8", "s8", "8v", "8+", "8/2", "8k1", "8k7v", "i8x2k5+", "M", "G", "C", "Cb", "C100", "3x32x32:", "1x4x9:"]
 )).map(" ".join))  # fmt: skip
 def test_the_parser_raises_nothing_but_usage_errors(text):
     try:
@@ -138,6 +153,20 @@ def test_the_parser_raises_nothing_but_usage_errors(text):
 )  # fmt: skip
 def test_a_block_of_wrong_values_is_refused_in_json(broken):
     fields = json.loads(parse("8 C G").to_json())
+    fields["blocks"][0] |= broken
+    with pytest.raises(UsageError) as caught:
+        Architecture.from_json(json.dumps(fields))
+    one_line(caught.value)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"expansion": 0}, {"expansion": 4.0}, {"expansion": "4"}, {"expansion": None}, {"expansion": True}, {"width": 0},
+     {"kernel_size": 1}, {"stride": 3}, {"padded": 1}, {"residual": None}, {"bias": False}, {"separable": True}],
+    ids=repr,
+)  # fmt: skip
+def test_an_inverted_bottleneck_of_wrong_values_is_refused_in_json(broken):
+    fields = json.loads(parse("i8x4 C G").to_json())
     fields["blocks"][0] |= broken
     with pytest.raises(UsageError) as caught:
         Architecture.from_json(json.dumps(fields))
@@ -178,7 +207,7 @@ def test_what_is_no_json_of_an_architecture_is_refused(text):
 
 
 def test_no_key_of_the_json_may_be_missing():
-    text = parse("8 M C G").to_json()
+    text = parse("8 i8x2 M C G").to_json()
     for key in json.loads(text):
         fields = json.loads(text)
         del fields[key]

@@ -15,12 +15,15 @@ from nas.budget import (
     MAX_EPOCHS,
     Budget,
     default_brief_epochs,
+    find_board,
+    last_epochs,
     parse_count,
     parse_duration,
     read_budget,
 )
 from nas.errors import UsageError
 
+DEVICES = {"m0": ("stm32f030", 12_288, 3072), "m4": ("stm32g431", 32_768, 16_384)}
 CAPS = {"1k": 1000, "2k": 2000, "4k": 4000, "6k": 6000, "8k": 8000, "10k": 10000}
 
 
@@ -47,17 +50,44 @@ def toml(tmp_path):
 # Files
 
 
-@pytest.mark.parametrize("path", sorted(BUDGETS.glob("*.toml")), ids=lambda path: path.stem)
+OTHERS = {"fashion-8k": ("fashion-mnist", 8000, 93.0), "cifar10-11k": ("cifar10", 11_400, 86.49)}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_track_of_another_data_set_has_its_own_target(name):
+    budget, (dataset, cap, target) = read_budget(name), OTHERS[name]
+    assert (budget.dataset, budget.max_params, budget.target) == (dataset, cap, target)
+    assert budget.full_epochs > 15
+
+
+def test_a_target_and_epochs_belong_to_the_data_set_that_a_budget_names():
+    other = Budget(max_params=8000, dataset="fashion-mnist")
+    assert read_budget("8k", dataset="fashion-mnist") == read_budget("8k").on("fashion-mnist") == other
+    assert read_budget("8k", dataset="fashion-mnist", target=90).target == 90
+    for same in ("MNIST", "mnist", None):
+        assert read_budget("8k").on(same).target == 99.4
+        assert read_budget("8k", dataset=same).target == 99.4
+    assert Budget(max_params=10, target=50).on("cifar10").target == 50
+
+
+@pytest.mark.parametrize("path", [BUDGETS / f"{name}.toml" for name in (*CAPS, *DEVICES)], ids=lambda path: path.stem)
 def test_a_shipped_budget_reads_by_name_and_by_path(path):
     budget = read_budget(path.stem)
     assert read_budget(str(path)) == budget
+    if path.stem in DEVICES:
+        name, flash, ram = DEVICES[path.stem]
+        board = find_board(name)
+        assert budget == Budget(max_flash=flash, max_ram=ram, dataset="mnist")
+        assert budget.max_flash < board.flash  # a part of the board is left to the program
+        assert budget.max_ram < board.ram
+        return
     cap = CAPS[path.stem]
     brief_epochs = default_brief_epochs(cap)
     assert budget == Budget(max_params=cap, dataset="mnist", brief_epochs=brief_epochs, full_epochs=15, target=99.4)
 
 
 def test_every_track_ships():
-    assert {path.stem for path in BUDGETS.glob("*.toml")} == set(CAPS)
+    assert {path.stem for path in BUDGETS.glob("*.toml")} == {*CAPS, *DEVICES, *OTHERS}
 
 
 def test_what_is_given_overrides_the_file(toml):
@@ -75,7 +105,7 @@ def test_a_missing_file_is_refused(name):
 
 
 def test_an_unknown_name_lists_the_shipped_ones():
-    assert "give one of 1k, 2k, 4k, 6k, 8k, 10k, or the path" in refusal("7k")
+    assert "give one of 1k, 2k, 4k, 6k, 8k, m0, m4, 10k, fashion-8k, cifar10-11k, or the path" in refusal("7k")
 
 
 def test_a_directory_is_refused(tmp_path):
@@ -99,7 +129,7 @@ def test_a_file_that_is_no_toml_is_refused(toml, content):
 def test_an_unknown_key_is_refused(toml, wrong):
     line = refusal(toml(f"max_macs = 5\n{wrong}"))
     assert "unknown key" in line
-    assert "max_params, max_macs, dataset, brief_epochs, full_epochs, target" in line
+    assert "max_params, max_macs, max_flash, max_ram, dataset, brief_epochs, full_epochs, target" in line
 
 
 def test_small_networks_have_longer_brief_trials():
@@ -288,3 +318,36 @@ def test_the_readers_raise_nothing_but_usage_errors(text):
         else:
             assert type(value) is kind
             assert value > 0
+
+
+# Bytes of a device
+
+
+def test_caps_on_memory_are_inclusive_and_named():
+    budget = Budget(max_flash=16_384, max_ram=8192)
+    assert budget.name == "16384-flash-8192-ram"
+    assert str(budget) == "at most 16,384 bytes of flash and at most 8,192 bytes of RAM"
+    assert budget.caps_memory
+    assert budget.admits(10**9, 10**9, 16_384, 8192)
+    assert not budget.admits(1, 1, 16_385, 8192)
+    assert not budget.admits(1, 1, 16_384, 8193)
+    assert budget.share(1, 1, 4096, 4096) == 0.5
+    assert not Budget(max_params=1).caps_memory
+
+
+def test_flash_bounds_the_parameters():
+    assert Budget(max_flash=5000).most_params == 5000
+    assert Budget(max_flash=5000, max_params=800).most_params == 800
+    assert Budget(max_macs=5000).most_params is None
+
+
+@pytest.mark.parametrize(
+    "fields", [{"max_ram": 8192}, {"max_flash": 0}, {"max_flash": 1, "max_ram": -1}, {"max_ram": "8k"}]
+)
+def test_caps_on_memory_that_say_nothing_are_refused(fields):
+    with pytest.raises(UsageError, match=r"max_flash|max_ram|a cap on RAM leaves"):
+        Budget(**fields)
+
+
+def test_the_accuracy_of_a_short_run_is_named_by_its_epochs():
+    assert [last_epochs(epochs) for epochs in (1, 2, 5, 15)] == ["last-1", "last-2", "last-5", "last-5"]

@@ -214,8 +214,18 @@ def test_available_memory_is_what_is_free_within_the_limit(tmp_path, monkeypatch
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc" / "meminfo").write_text("MemTotal:  16000 kB\nMemAvailable:  8000 kB\n")
     assert available_memory(tmp_path) == 8000 * 1024
-    monkeypatch.setattr("nas.machine.memory_limit", lambda root: 4000)
-    assert available_memory(tmp_path) == 4000
+    folder = tmp_path / "group"
+    folder.mkdir()
+    for limit, stat, left in (
+        (4000, "", 4000),
+        (4000, "anon 1500\nfile 900\nshmem 500\ninactive_file 400\n", 2000),  # files can be read again
+        (4000, "cache 9\nrss 1\ntotal_rss 1500\ntotal_shmem 500\n", 2000),  # cgroup v1
+        (4000, "anon 5000\nshmem 0\n", 0),
+        (10**9, "", 8000 * 1024),
+    ):
+        (folder / "memory.stat").write_text(stat)
+        monkeypatch.setattr("nas.machine._memory_limits", lambda root, limit=limit: iter([(limit, folder)]))
+        assert available_memory(tmp_path) == left
 
 
 def test_a_real_memory_limit_counts():

@@ -35,9 +35,10 @@ from cortex import PROCESSORS, compiler, run  # noqa: E402
 from deployed import mnist, record  # noqa: E402
 
 from nas.export.c import compiled_size, write_c  # noqa: E402
-from nas.export.fold import Classifier, Convolution, FoldedNetwork, GlobalAveragePool, MaxPool, fold  # noqa: E402
+from nas.export.fold import FloatClassifier, FloatConvolution, FoldedNetwork, fold  # noqa: E402
 from nas.export.int8 import INT8_BATCH_1_FILE, INT8_FILE, check_int8, compare_int8, write_int8  # noqa: E402
 from nas.export.integer import IntegerNetwork  # noqa: E402
+from nas.footprint import GlobalAveragePool, MaxPool  # noqa: E402
 from nas.model import TrainedNetwork  # noqa: E402
 
 PARTS = 10
@@ -59,7 +60,7 @@ def float_graph(folded: FoldedNetwork, batch: int | str) -> bytes:
     x = "image"
     for operation in folded.operations:
         match operation:
-            case Convolution():
+            case FloatConvolution():
                 if operation.pad_value is not None:
                     x = node("Sub", [x, constant(operation.pad_value.reshape(1, -1, 1, 1))])
                     offset = (operation.weight * operation.pad_value.reshape(1, -1, 1, 1)).sum((1, 2, 3))
@@ -75,7 +76,7 @@ def float_graph(folded: FoldedNetwork, batch: int | str) -> bytes:
                 x = node("MaxPool", [x], kernel_shape=[2, 2], strides=[2, 2])
             case GlobalAveragePool():
                 x = node("GlobalAveragePool", [x])
-            case Classifier():
+            case FloatClassifier():
                 node("Gemm", [node("Flatten", [x]), constant(operation.weight.T.copy()), constant(operation.bias)])
     nodes[-1].output[0] = "logits"
     shape = [batch, *folded.input_shape]
@@ -202,7 +203,9 @@ def measure(cap: int, arguments: argparse.Namespace, folder: Path) -> None:
         counts.append(run(folder / name, PROCESSORS[-1], "-O2"))
         assert not any(wrong for wrong, _ in counts)
         millions = [f"{count / 1e6:.2f} M" for _, count in counts]
-        print(f"| {name} | {written.weights} | {written.tables} | {written.ram} | {' | '.join([*texts, *millions])} |")
+        print(
+            f"| {name} | {written.weights} | {written.tables} | {written.arena} | {' | '.join([*texts, *millions])} |"
+        )
         found, call = c_logits(folder / name, images, np.float32 if form is None else np.int32)
         times[f"C {name}, gcc -O2"] = milliseconds(call, arguments.repeats)
         if form is None:

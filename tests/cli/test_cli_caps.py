@@ -56,6 +56,23 @@ def test_space_shows_what_the_space_holds():
     assert all(count <= 2000 for _, count in fields["examples"])
 
 
+def test_space_shows_what_a_budget_file_narrows(tmp_path):
+    path = tmp_path / "narrow.toml"
+    path.write_text('max_params = 3000\n[space]\nblocks = ["inverted"]\ndepth = [4, 5]\nexpansions = [2]\n')
+    code, out, err = toys.nas("space", "--budget", str(path), "--samples", "50")
+    assert (code, err) == (0, "")
+    assert "blocks inverted depth 4-5" in out
+    assert "their MACs: " in out
+    fields = json.loads(toys.nas("space", "--budget", str(path), "--samples", "50", "--json")[1])
+    assert fields["macs"] == sorted(fields["macs"])
+    assert all("x2" in text and 4 <= Architecture.parse(text).depth <= 6 for text, _ in fields["examples"])
+    path.write_text("max_params = 3000\n[space]\nblock = ['inverted']\n")
+    code, out, err = toys.nas("space", "--budget", str(path))
+    assert (code, out) == (2, "")
+    assert "unknown key 'block' in [space]" in err
+    assert len(err.splitlines()) == 1
+
+
 def test_the_smallest_count_of_an_impossible_cap_is_possible():
     _, _, err = toys.nas("space", "--max-params", "5")
     smallest = int(re.search(r"the smallest has ([\d,]+)", err)[1].replace(",", ""))

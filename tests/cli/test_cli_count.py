@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import toys
 
 from nas.architecture import Architecture
 from nas.budget import read_boards
-from nas.export import footprint
+from nas.footprint import footprint
 
 TEXT = "8vr 9vr 10vr M 12vr 16vr 20vr C G"
 
@@ -81,3 +82,31 @@ def test_a_count_without_a_device_does_not_wait_for_torch():
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert "Folded for deployment: 7,493" in done.stdout
     assert done.stderr.strip() == ""
+
+
+def test_a_budget_of_a_device_is_a_verdict(counted):
+    code, out, _ = toys.nas("count", TEXT, "--budget", "m4")
+    assert code == 0
+    assert "Fits: at most 32,768 bytes of flash and at most 16,384 bytes of RAM" in out
+    code, out, _ = toys.nas("count", TEXT, "--budget", "m0")
+    assert code == 1
+    assert "Does not fit: at most 12,288 bytes of flash and at most 3,072 bytes of RAM" in out
+    assert f"{counted.ram - 3072:,} bytes of RAM too many" in out
+
+
+def test_a_plan_shows_the_caps_on_memory():
+    code, out, err = toys.nas("search", "--max-flash", "8k", "--max-ram", "4KiB", "--dataset", "mnist", "--dry-run")
+    assert code == 0, err
+    assert "at most 8,192 bytes of flash and at most 4,096 bytes of RAM" in out
+    assert "bytes of RAM" in out
+    proposals = [line for line in out.splitlines() if line.startswith("drawn")]
+    sizes = [re.search(r"([\d,]+) bytes of flash, ([\d,]+) of RAM", line) for line in proposals]
+    assert len(proposals) == 10
+    assert all(int(size[1].replace(",", "")) <= 8192 and int(size[2].replace(",", "")) <= 4096 for size in sizes)
+
+
+def test_a_board_is_a_cap(counted):
+    code, out, _ = toys.nas("search", "--board", "stm32f030", "--max-ram", "3k", "--dataset", "mnist", "--dry-run")
+    assert code == 0
+    assert "at most 16,384 bytes of flash and at most 3,072 bytes of RAM" in out
+    assert toys.nas("search", "--board", "c64", "--dry-run")[0] == 2

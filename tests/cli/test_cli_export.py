@@ -71,3 +71,16 @@ def test_a_folder_of_other_files_stays(studies, tmp_path):
     assert code == 4
     assert "holds other files" in err
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
+
+
+def test_what_cannot_be_made_is_refused_before_anything_is_loaded(studies, tmp_path):
+    for arguments, words in (
+        (["--to", "bad"], "no export target 'bad'"),
+        (["--to", "onnx", "--qat"], "export to int8 or c as well"),
+        (["--to", "int8", "--cmsis-nn"], "export to c as well"),
+    ):
+        code, out, err = toys.nas("export", "mine", *arguments, "-o", str(tmp_path / "out"))
+        assert (code, out) == (2, "")
+        assert words in err
+        assert err.count("\n") == 1  # nothing of loading
+        assert not (tmp_path / "out").exists()

@@ -24,8 +24,9 @@ def test_the_command_line_has_the_defaults_of_a_search():
     """They stand in both, as the command line must not import torch to show its help."""
     options = inspect.signature(search, eval_str=True).parameters
     fields = {field.name: field.default for field in dataclasses.fields(Settings)}
-    shared = ("seed", "sampler", "pruner", "published", "pareto", "timeout", "patience")
+    shared = ("seed", "sampler", "pruner", "pareto", "timeout", "patience")
     assert {name: options[name].default for name in shared} == {name: fields[name] for name in shared}
+    assert options["no_published"].default is not fields["published"]
     for name, of_a_front in FRONT.items():  # these depend on --pareto: their helps have both
         assert options[name].default is None
         (option,) = options[name].annotation.__metadata__
@@ -60,7 +61,7 @@ def test_a_front_has_a_study_of_its_own():
     assert plain.splitlines()[4:] != front.splitlines()[4:]  # proposals of every size
     assert "\n50 brief trials" in plain
     assert "\n100 brief trials" in front
-    assert "5 finalists of 12 epochs, 4 seeds, each seed for the better" in plain
+    assert "5 finalists of 12 epochs, 4 seeds, the weaker two fifths dropped after each" in plain
     assert "10 finalists of 12 epochs, 2 seeds, all points of the front" in front
     _, front, _ = toys.nas(*arguments, "--pareto", "--finalists", "3", "--finalist-seeds", "4")
     assert "3 finalists of 12 epochs, 4 seeds, all points of the front" in front

@@ -112,3 +112,11 @@ def test_any_name_is_shown_as_it_is(tiny, name):
     assert (code, err) == (0, "")
     assert name in out.splitlines()[0]
     assert toys.nas("show", "--study", name)[0] == 0
+
+
+def test_images_are_read_where_they_are_wanted(tiny):
+    assert "--images" in toys.nas("show")[1].splitlines()[-1]
+    code, out, err = toys.nas("show", "--images")
+    assert (code, err) == (0, "")
+    for words in ("Accuracy against parameters", "95 % intervals", "What is taken for what", "are read right"):
+        assert words in out

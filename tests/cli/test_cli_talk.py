@@ -13,6 +13,7 @@ import toys
 import typer.main
 
 from nas import cli
+from nas.cli.help import FEW, PANELS
 
 APP = typer.main.get_command(cli.app)
 
@@ -94,3 +95,18 @@ def test_no_command_shows_the_help():
     code, out, err = toys.nas()
     assert code in (0, 2)
     assert "nas search --max-params 8000" in out + err
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_option_of_a_long_command_has_a_panel(words):
+    options = [param for param in COMMANDS[words].params if param.param_type_name == "option"]
+    if len(options) > FEW:
+        assert [option.name for option in options if option.rich_help_panel not in PANELS] == []
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_no_text_of_a_help_is_cut_at_80_columns(words, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = toys.nas(*words, "--help")[1]
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) == 80

@@ -60,6 +60,7 @@ def test_no_test_image_is_reachable_from_training_data(toy):
     plain = (
         Tensor,
         tuple,
+        dict,
         str,
         int,
         float,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,13 +35,13 @@ def compiler(processor: Processor, optimize: str = "-Os") -> tuple[str, ...]:
     return (need("arm-none-eabi-gcc", "gcc-arm-none-eabi"), optimize, "-mthumb", *processor.flags)
 
 
-def run(folder: Path, processor: Processor, optimize: str = "-Os") -> tuple[int, int]:
+def run(folder: Path, processor: Processor, optimize: str = "-Os", more: Sequence[str] = ()) -> tuple[int, int]:
     """The self-test's number of images with other logits than expected, and the instructions per image."""
     program = folder / "self_test.elf"
     subprocess.run(
         [*compiler(processor, optimize), "-std=gnu99", "-DNAS_NET_NO_MAIN", "-nostartfiles", "--specs=nosys.specs",
          "-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections", f"-T{FILES / 'link.ld'}", f"-I{folder}",
-         "-o", program, FILES / "run.c", folder / "nas_net.c", folder / "nas_net_test.c"], check=True,
+         "-o", program, FILES / "run.c", folder / "nas_net.c", folder / "nas_net_test.c", *more], check=True,
     )  # fmt: skip
     emulator = need("qemu-system-arm", "qemu-system-arm")
     done = subprocess.run(

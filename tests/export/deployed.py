@@ -34,6 +34,9 @@ ARCHITECTURES = (
     "1x1x1: 2k1 C1 G",
     "1x2x5: M 1n C G",
     "3x11x6: 5k7 s7k5/2 5k1/2 G C100",
+    "3x8x9: 4r i4x2+ i4x3k5+ 4+ i5x2/2 i5x2+ G C",  # residuals over two stages, before blocks and the sum
+    "1x7x8: 4 i4x2+ M i4x1k7+ G C",  # and before a pool
+    "2x6x6: i2x2+ 3k1 i3x2+ C2 G",  # of the image, and before a 1x1
 )
 
 

@@ -19,7 +19,7 @@ from nas.model import TrainedNetwork, build
 
 # Between them: valid and padded, separable, strides, residuals, both heads and norm orders, a bias, no norm, odd maps.
 PLAIN = Architecture.parse("8vr s10v M 12n s12+ C G")
-ODD = Architecture.parse("3x27x29: 8 8k5+ M s12/2r s12b+ M 16bn G 12k1 C7b")
+ODD = Architecture.parse("3x27x29: 8 8k5+ M s12/2r s12b+ i12x2k5+ M 16bn G 12k1 C7b")
 WINNER_FILES = [
     "architecture.json",
     "architecture.txt",
@@ -40,7 +40,8 @@ STATED: dict[str, Any] = {
     "final": {"7": 99.4, "8": 99.5}, "lowest_of_last5": 99.3, "target": None, "target_held": None, "typical_seed": 8,
     "seconds": {"7": 60.0, "8": 61.5}, "backend": ["kernels"], "recipe": RECIPE, "teacher": None, "dataset": "mnist",
     "notice": None, "num_train": 60_000, "data_hash": "0f", "data_warning": None, "mean": [0.13], "std": [0.31],
-    "classes": list("0123456789"), "threads": 1, "nas": "0.1.0", "python": "3.x", "torch": "2.x", "torchvision": "0.x",
+    "classes": list("0123456789"), "by_class": None, "threads": 1,
+    "nas": "0.1.0", "python": "3.x", "torch": "2.x", "torchvision": "0.x",
     "optuna": "5.x", "numba": "0.x", "numpy": "2.x", "pandas": "3.x", "platform": "Linux x86_64",
     "processor": "a processor", "cores": 2, "device": "cpu", "command": "nas train-best --seeds 2",
     "time": "2026-01-01T00:00:00+00:00", "opened": "once", "reference": None,

@@ -8,7 +8,8 @@ from deployed import ARCHITECTURES, random_images, random_network
 
 from nas.architecture import Architecture
 from nas.export.calibrate import equalize, observe
-from nas.export.fold import Convolution, fold
+from nas.export.fold import fold
+from nas.footprint import Convolution
 
 
 @pytest.mark.parametrize("text", ARCHITECTURES)

@@ -118,7 +118,7 @@ def test_a_result_that_is_not_of_the_run_is_refused(study, change, problem):
     one_line(error, "result.json", problem)
 
 
-@pytest.mark.parametrize("name", sorted(STATED.keys() - {"teacher", "reference"}))
+@pytest.mark.parametrize("name", sorted(STATED.keys() - {"teacher", "reference", "by_class"}))
 def test_a_result_without_one_of_its_fields_is_refused(study, name):
     (study / "full-run-a" / "result.json").write_text(json.dumps({k: v for k, v in STATED.items() if k != name}))
     with pytest.raises(StorageError) as error:

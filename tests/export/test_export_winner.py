@@ -233,7 +233,7 @@ def test_a_folder_of_other_things_is_never_deleted(tmp_path):
 
 def test_a_network_is_loaded_from_a_winners_folder_and_from_a_full_runs(best, run):
     for folder, seed in ((best, 0), (str(best), 0), (run, 8)):
-        read, batch = export.load_network(folder), torch.rand(3, *PLAIN.input_shape)
+        read, batch = export.load_trained(folder), torch.rand(3, *PLAIN.input_shape)
         with torch.no_grad():
             wanted = trained(PLAIN, seed)((batch - 0.13) / 0.31).softmax(1)
         assert torch.allclose(read.predict(batch), wanted, atol=1e-6)
@@ -242,9 +242,9 @@ def test_a_network_is_loaded_from_a_winners_folder_and_from_a_full_runs(best, ru
 
 def test_a_folder_without_a_network_says_so(tmp_path, best):
     with pytest.raises(StorageError) as error:
-        export.load_network(tmp_path)
+        export.load_trained(tmp_path)
     one_line(error, f"no network in {tmp_path}")
     (best / "weights.safetensors").unlink()
     with pytest.raises(StorageError) as error:
-        export.load_network(best)
+        export.load_trained(best)
     one_line(error, f"no weights in {best}", "nas train-best")

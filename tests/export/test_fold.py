@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from strategies import architectures
 
 from nas.architecture import Architecture
-from nas.export.fold import Classifier, Convolution, FoldedNetwork, GlobalAveragePool, fold
+from nas.export.fold import FoldedNetwork, fold
+from nas.footprint import Classifier, Convolution, GlobalAveragePool
 from nas.model import TrainedNetwork
 
 

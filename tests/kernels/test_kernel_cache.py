@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,7 @@ def test_numba_stores_in_that_folder_and_the_callers_numba_is_as_it_was(tmp_path
         f"cache.subprocess = None\n{GATHER}"
         "assert numba.config.CACHE_DIR == __import__('os').environ['NUMBA_CACHE_DIR']\n"
         "folders = {each.stats.cache_path for each in jit.ENTRIES}\n"
-        "assert [sum(each.stats.cache_misses.values()) for each in jit.ENTRIES] == [0, 0, 0]\n"
+        "assert [sum(each.stats.cache_misses.values()) for each in jit.ENTRIES] == [0] * len(jit.ENTRIES)\n"
         "print(*folders)"
     )
     (used,) = {Path(each.stats.cache_path) for each in kernels.jit.ENTRIES}
@@ -166,3 +167,50 @@ def test_a_folder_that_takes_no_more_is_told_from_a_bug(monkeypatch, capsys):
         warm_up.main()
     assert left.value.code == cache.CANNOT_WRITE
     assert capsys.readouterr().err == "No space left on device\n"
+
+
+# --- old folders, and those that cannot be written --------------------------------------------------------------------
+
+
+def aged(parent, name, days):
+    folder = parent / name
+    folder.mkdir()
+    (folder / "complete-x").touch()
+    for path in (folder / "complete-x", folder):
+        os.utime(path, (time.time() - days * 86_400,) * 2)
+    return folder
+
+
+def test_old_folders_are_deleted_but_the_latest_used_and_those_in_use(tmp_path):
+    folders = {days: aged(tmp_path, f"kernels-{days}", days) for days in (0.5, 2, 3, 4, 5, 6, 7)}
+    other = aged(tmp_path, "something", 99)
+    hold = f"from pathlib import Path; from nas.kernels import cache; cache._hold(Path({str(folders[6])!r}))"
+    code = f"{hold}; print(flush=True); input()"
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    child.stdout.readline()
+    current = aged(tmp_path, "kernels-now", 0)
+    cache._prune(current)
+    assert set(tmp_path.iterdir()) == {current, other, *(folders[days] for days in (0.5, 2, 3, 6))}
+    child.kill()  # a process that is killed holds nothing
+    child.communicate()
+    cache._prune(current)
+    assert not folders[6].exists()
+
+
+def test_a_folder_used_today_is_never_deleted(tmp_path):
+    folders = [aged(tmp_path, f"kernels-{number}", 0.9) for number in range(6)]
+    cache._prune(aged(tmp_path, "kernels-now", 0))
+    assert all(folder.exists() for folder in folders)
+
+
+@needs_kernels
+def test_a_filled_folder_that_cannot_be_written_is_used_without_compiling(tmp_path):
+    """As in an image that was built with the cache filled, and runs read-only."""
+    if os.geteuid() or shutil.which("unshare") is None:
+        pytest.skip("a read-only mount needs root and unshare (util-linux)")
+    folder = tmp_path / "cache"
+    filled = python(GATHER, NUMBA_CACHE_DIR=str(folder))
+    mount = f'mount --bind {folder} {folder} && mount -o remount,bind,ro {folder} && exec "$@"'
+    watched = GATHER.replace("import torch;", "import subprocess, torch; subprocess.run = None;")
+    ran = python(watched, command=["unshare", "-m", "bash", "-c", mount, "bash"], NUMBA_CACHE_DIR=str(folder))
+    assert (ran.stdout, ran.stderr) == (filled.stdout, "")

@@ -7,7 +7,7 @@ import torch
 from kernel_reference import needs_kernels
 from torch.nn import functional
 
-from nas import kernels
+from nas import data, kernels
 
 pytestmark = needs_kernels
 
@@ -35,3 +35,28 @@ def test_gather_refuses_what_is_not_there():
     for index in (5, -1):
         with pytest.raises(IndexError, match=r"0\.\.4"):
             kernels.gather(images, torch.tensor([0, index]), 0.1, 0.3)
+
+
+@pytest.mark.parametrize(("shape", "n"), [((1, 28, 28), 37), ((3, 7, 12), 16), ((2, 5, 4), 1)])
+def test_colours_and_holes_are_those_of_plain_torch(shape, n):
+    generator = torch.Generator().manual_seed(n)
+    images = torch.randn(n, *shape, generator=generator)
+    colours = data.random_colours(n, jitter=0.4, generator=generator)
+    holes = data.random_holes(n, side=3, image_size=shape[1:], generator=generator)
+    draws = data.Draws(torch.eye(2, 3).expand(n, 2, 3).contiguous(), colours, holes)
+    wanted = data.apply_draws(images, draws, data.Normalization((0.0,) * shape[0], (1.0,) * shape[0]))
+    batch = images.permute(1, 2, 3, 0).contiguous()
+    kernels.recolour_(batch, colours)
+    kernels.erase_(batch, holes)
+    torch.testing.assert_close(batch.permute(3, 0, 1, 2), wanted, rtol=1e-4, atol=2e-4)
+
+
+def test_colours_and_holes_that_do_not_fit_are_refused():
+    batch = torch.zeros(1, 4, 5, 2)
+    with pytest.raises(ValueError, match="colours are"):
+        kernels.recolour_(batch, torch.zeros(3, 3))
+    with pytest.raises(ValueError, match="holes are"):
+        kernels.erase_(batch, torch.zeros(2, 4))
+    for hole in ([0, 5, 0, 5], [0, 4, 0, 6], [-1, 2, 0, 1]):
+        with pytest.raises(IndexError, match="4 rows and 5 columns"):
+            kernels.erase_(batch, torch.tensor([hole, [0, 0, 0, 0]]))

@@ -9,6 +9,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kernel_reference import batch, check, needs_kernels, pair, torch_step
+from strategies import architectures
 from torch.nn import functional
 
 from nas import kernels
@@ -31,6 +32,8 @@ pytestmark = needs_kernels
         "M 2 M M 3 G C",
         "2+ 2r+ s2+ M 3 G C",
         "13 7k1b s11k7/2vn G 4k1b Cb",
+        "5r i5x3+ i5x2k5+ 5+ i7x2/2 i7x1k7+ M i6x3v C G",
+        "i2x3+ M i4x2k5/2v i4x2+ s4+ G C",
     ],
 )
 def test_every_block_follows_torch(text, n):
@@ -59,6 +62,14 @@ def test_random_networks_follow_torch(body, head, shape, n):
     # With a few values a channel a norm divides by next to nothing, and float32 has no digits left to compare.
     assume(all(a.op != "norm" or n * a.output_shape[1] * a.output_shape[2] >= 12 for a in architecture.layers))
     # Rounding can move an image across a ReLU or to another maximum, which changes a gradient by its share.
+    check(str(architecture), n, tolerance=3e-3)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(architectures(max_side=11), st.sampled_from([2, 7, 17, 33]))
+def test_networks_with_residuals_that_fit_follow_torch(architecture, n):
+    assume(architecture.num_classes > 1)  # of one class nothing is learnt
+    assume(all(a.op != "norm" or n * a.output_shape[1] * a.output_shape[2] >= 12 for a in architecture.layers))
     check(str(architecture), n, tolerance=3e-3)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import sys
+import types
 
 import pytest
 from rich.console import Console
@@ -63,6 +65,69 @@ def test_the_screen_has_a_line_for_each_thing_at_any_width(width):
         assert len(lines) == 3 + extra + len(shown.lines)  # status, bar, best so far; nothing is folded
 
 
+STAGES = [
+    Stage(name="teachers and their logits", work=30.0, done=30.0), Stage(name="brief trials", work=50.0, done=35.0),
+    Stage(name="finalists", work=20.0),
+]  # fmt: skip
+RESULTS = [(2000 + 150 * number, 97.0 + (number * 7 % 11) / 10) for number in range(35)]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_phases_are_one_bar_with_what_is_left_of_the_whole(width):
+    lines = rendered(screen(progress(stages=STAGES), width), width)
+    bar, names = lines[1:3]
+    assert bar.split()[-1] == "65%"
+    assert (bar.count("█"), bar.count("░")) == pytest.approx((0.65 * len(bar[:-5]), 0.35 * len(bar[:-5])), abs=4)
+    assert "brief trials 35/50" in names
+    assert "finalists" in names
+    assert max(map(len, lines)) <= width
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_best_so_far_and_the_front_are_drawn_where_there_is_room(width):
+    shown = progress(results=RESULTS, max_params=8000)
+    drawn = rendered(screen(shown, width, 40), width)
+    assert max(map(len, drawn)) <= width
+    text = "\n".join(drawn)
+    assert "best so far, percent" in text
+    assert "front, percent" in text
+    assert re.search("[\u2801-\u28ff]", text)
+    assert "┊" in text  # the cap
+    low = rendered(screen(shown, width, 18), width)
+    assert len(low) <= 18
+    assert "front, percent" not in "\n".join(low)
+
+
+def test_ascii_terminals_get_ascii(monkeypatch):
+    shown = progress(results=RESULTS, max_params=8000, stages=STAGES)
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="replace")
+    console = Console(file=file, width=80, force_terminal=True, legacy_windows=False)
+    console.print(screen(shown, 80))
+    file.flush()
+    text = file.buffer.getvalue().decode()
+    assert "#####" in text
+    assert "_+#" in text  # a worker's accuracy
+    assert text.count("?") <= 4  # where lines are cut
+    monkeypatch.setenv("TERM", "linux")  # a console: its font has no braille
+    assert not re.search("[\u2800-\u28ff]", "\n".join(rendered(screen(shown, 80), 80)))
+
+
+def test_discards_have_a_rate_of_the_last_minute():
+    shown = progress()
+    assert shown.discards_per_second is None
+    shown.count(COUNTS)
+    assert shown.discards_per_second is None  # one look says nothing
+    shown.clock.now += 10
+    shown.count(COUNTS | {"screened out": 60})
+    assert shown.discards_per_second == pytest.approx(4.0)
+    assert "4.0" in "\n".join(rendered(screen(shown, 60), 60))
+    for _ in range(100):  # nothing more is drawn
+        shown.clock.now += 2
+        shown.count(COUNTS | {"screened out": 60})
+    assert shown.discards_per_second == 0
+    assert len(shown._discards) < 40
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_numbers_of_the_screen_stay_in_a_narrow_terminal(width):
     text = "\n".join(rendered(screen(progress(), width), width))
@@ -103,6 +168,7 @@ def test_a_sparkline_goes_from_the_lowest_to_the_highest():
     assert sparkline([]) == sparkline([98.0]) == ""
     assert sparkline([90.0, 95.0, 97.0]) == "▁▆█"
     assert sparkline([97.0, 97.0]) == "▁▁"
+    assert sparkline([90.0, 95.0, 97.0], plain=True) == "_+#"
 
 
 # --- lines of trainings that ended ------------------------------------------------------------------------------------
@@ -247,3 +313,47 @@ def test_a_pipe_has_a_line_after_a_long_silence():
 def test_consoles_do_not_fold_what_is_no_terminal(capsys):
     make_console(stdout=True).print("x" * 200)
     assert capsys.readouterr().out == "x" * 200 + "\n"
+
+
+# --- notebooks --------------------------------------------------------------------------------------------------------
+
+
+class Shell:
+    """IPython, as far as a display needs it: what was drawn, and drawn again."""
+
+    config = {"IPKernelApp": {}}  # noqa: RUF012
+
+    def __init__(self):
+        self.pages = []
+
+    def display(self, page, display_id):
+        assert display_id
+        self.pages.append(page)
+        return self
+
+    update = HTML = None
+
+
+def test_a_notebook_has_one_output_drawn_in_place(monkeypatch):
+    shell, pages = Shell(), []
+    shell.update = pages.append
+    display = types.ModuleType("IPython.display")
+    display.HTML, display.display = str, shell.display
+    ipython = types.ModuleType("IPython")
+    ipython.get_ipython = lambda: shell
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setenv("JPY_PARENT_PID", "1")
+    console = Console(file=io.StringIO(), width=100)
+    play(console)
+    assert console.file.getvalue() == ""  # nothing beside the output
+    assert len(shell.pages) == 1
+    assert pages  # the last state, at the end
+    last = pages[-1]
+    for words in ("98.95 %", "trial 12", "a remark", "brief trials"):
+        assert words in last
+    hostile = Event(label="trial 1", text="<script>alert(1)</script>")
+    with LiveView(console, quiet=False) as view:
+        view(progress(), hostile)
+    assert "<script>" not in pages[-1]
+    assert "&lt;script&gt;" in pages[-1]

@@ -62,10 +62,10 @@ def test_the_account_adds_up():
         "running": 2, "complete": 30, "pruned": 4, "fail": 1, "tried again": 3, "unaccounted": 0, "shrunk to fit": 12,
     }  # fmt: skip
     assert account(counts) == (
-        "generated 1,234 = 1,000 over a cap + 100 illegal shape + 80 duplicate + 20 screened out + 2 running + "
-        "30 complete + 4 pruned + 1 fail - 3 tried again (12 shrunk to fit)"
+        "generated 1,234 + 3 run again after an interruption = 1,000 over a cap + 100 illegal shape + 80 duplicate + "
+        "20 screened out + 2 running + 30 complete + 4 pruned + 1 failed (12 shrunk to fit)"
     )
-    assert brief_account(counts) == "generated 1,234: 1,200 discarded, 30 complete, 4 pruned, 1 fail"
+    assert brief_account(counts) == "generated 1,234: 1,200 discarded, 30 complete, 4 pruned, 1 failed"
     assert account({}) == ""
 
 

@@ -95,7 +95,7 @@ def test_screening_accounts_for_every_candidate_and_takes_the_lowest():
         drawn.append(proposal)
         return proposal.architecture.num_params
 
-    found = screen(SPACE, context.random, set(), first, predict)
+    found = screen(SPACE, context.random, {}, first, predict)
     assert len(drawn) == CANDIDATES_PER_TRIAL == len({str(each.architecture) for each in drawn})
     assert found.architecture.num_params == min(each.architecture.num_params for each in drawn)
     expected = sum(sum(each.discards.values()) for each in drawn) + CANDIDATES_PER_TRIAL - 1

@@ -12,8 +12,7 @@ from spaces import SHAPES, choices, seeds, space, spaces, uniform
 
 from nas.architecture import Architecture
 from nas.errors import UsageError
-from nas.space.moves import LEAST_SHARE, PLAIN
-from nas.space.points import MIN_DEPTH, SLOTS
+from nas.space.moves import LEAST_SHARE
 
 
 @given(spaces(), seeds)
@@ -22,16 +21,20 @@ def test_a_seed_draws_the_same_points(it, seed):
     assert one == other
 
 
-@pytest.mark.parametrize("cap", [500, 700, 1000, 1500, 2000, 4000, 8000, 20_000, 50_000, 100_000])
-@pytest.mark.parametrize("shape", SHAPES[:2])
+CAPS = (500, 700, 1000, 1500, 2000, 4000, 8000, 20_000, 50_000, 100_000)
+FAIR = [(cap, shape) for cap in CAPS for shape in SHAPES[:2]]
+FAIR += [(700, (3, 16, 16)), (8000, (3, 16, 16)), (4000, (3, 96, 96)), (50_000, (3, 96, 96)), (60_000, (1, 28, 28))]
+
+
+@pytest.mark.parametrize(("cap", "shape"), FAIR)
 def test_a_fair_share_of_random_schedules_fits_and_uses_the_budget(cap, shape):
     it, rng = space(cap, input_shape=shape), np.random.default_rng(0)
     found = [it.check(it.random(rng), ()) for _ in range(200)]
     fitting = [checked for checked in found if isinstance(checked, Architecture)]
-    assert len(fitting) >= 0.5 * len(found)
+    assert len(fitting) >= (0.4 if it.ranges.ties_widths and cap < 1000 else 0.5) * len(found)
     assert np.median([architecture.num_params for architecture in fitting]) >= 0.75 * cap
     assert len({str(architecture) for architecture in fitting}) >= 0.9 * len(fitting)
-    assert {architecture.depth for architecture in fitting} >= set(range(MIN_DEPTH, SLOTS + 1))
+    assert {architecture.depth for architecture in fitting} >= set(range(it.min_depth, it.slots + 1))
 
 
 @pytest.mark.parametrize(("cap", "share"), [(1000, None), (8000, None), (100_000, None), (8000, 0.3), (100_000, 0.3)])
@@ -105,7 +108,7 @@ def test_mutants_are_near_their_parent_and_mostly_feasible():
     assert changed[0] > changed[1] > changed[2]
 
 
-@given(seeds, st.integers(1, SLOTS))
+@given(seeds, st.integers(1, 8))
 def test_a_block_is_put_in_and_taken_out_where_it_says(seed, place):
     it = space()
     params = it.random(np.random.default_rng(seed))
@@ -116,13 +119,13 @@ def test_a_block_is_put_in_and_taken_out_where_it_says(seed, place):
         return [(point[f"width_{n}"], point.get(f"kind_{n}", "conv")) for n in range(1, point["depth"] + 1)]
 
     before, longer, shorter = blocks(params), blocks(it._lengthen(params, slot)), blocks(it._shorten(params, slot))
-    if depth < SLOTS:
+    if depth < it.slots:
         widths = [width for width, _ in before]
         assert [width for width, _ in longer] == [*widths[:slot], widths[slot - 1], *widths[slot:]]
         assert longer[slot + 1 :] == before[slot:]
     else:
         assert longer == before
-    if depth > MIN_DEPTH:
+    if depth > it.min_depth:
         assert [w for w, _ in shorter] == [w for w, _ in before[: slot - 1] + before[slot:]]
         assert shorter[slot:] == before[slot + 1 :]
     else:
@@ -146,7 +149,7 @@ def test_a_shrunk_schedule_fits_and_is_narrower(it, seed):
     assert it.budget.admits(architecture.num_params, architecture.macs)
     assert all(shrunk[name] in choices(d) for name, d in it.distributions.items())
     assert {name for name in params if shrunk[name] != params[name]} <= {
-        "depth", *PLAIN, *(name for name in params if "width" in name)
+        "depth", *it.plain, *(name for name in params if "width" in name)
     }  # fmt: skip
     assert all(shrunk[name] <= params[name] for name in params if "width" in name or name == "depth")
     assert it.shrink(shrunk) == found

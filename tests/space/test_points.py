@@ -12,7 +12,6 @@ from nas.architecture import Architecture
 from nas.designs import PUBLISHED_DESIGNS
 from nas.errors import UsageError
 from nas.space import SearchSpace
-from nas.space.points import MIN_DEPTH, SLOTS
 
 
 @given(spaces(), seeds)
@@ -70,7 +69,7 @@ def test_every_schedule_of_the_space_encodes_to_itself(it, seed):
         again = it.encode(architecture)
         assert again is not None
         assert it.decode(again) == architecture
-        assert MIN_DEPTH <= architecture.depth - (params["head"] == "G dense C") <= SLOTS
+        assert it.min_depth <= architecture.depth - (params["head"] == "G dense C") <= it.slots
 
 
 @settings(max_examples=100)

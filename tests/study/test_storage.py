@@ -16,7 +16,8 @@ from optuna.distributions import IntDistribution
 from sqlalchemy import MetaData
 
 from nas.errors import NasError, StorageError, UsageError
-from nas.study import StudyStore, database_url, latest_study, redact, storage_errors, study_folder, study_names
+from nas.machine import redact_url
+from nas.study import StudyStore, database_url, latest_study, storage_errors, study_folder, study_names
 from nas.study.frame import frame, load_study
 from nas.study.storage import open_storage, without_secrets
 
@@ -274,16 +275,16 @@ def test_a_full_disk(folder, storage):
     ("storage", "shown"),
     [
         ("postgresql://me:secret@host:5432/db", "postgresql://me:***@host:5432/db"),
-        ("postgresql://me:secret@host:port/db", "postgresql://..."),
-        ("postgresql://me:se@secret@host/db", "postgresql://..."),
-        ("postgresql://host/db?user=me&password=secret", "postgresql://host/db?password=%2A%2A%2A&user=me"),
+        ("postgresql://me:secret@host:port/db", "postgresql://me:***@host:port/db"),
+        ("postgresql://me:se@secret@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://host/db?user=me&password=secret", "postgresql://host/db?user=me&password=***"),
         ("mysql+pymysql://me:a%40secret%2F@host/db", "mysql+pymysql://me:***@host/db"),
-        ("mysql://host/db?ssl_key_password=secret", "mysql://host/db?ssl_key_password=%2A%2A%2A"),
-        ("nas:secret@127.0.0.1:1/nas", "(a storage with credentials)"),
+        ("mysql://host/db?ssl_key_password=secret", "mysql://host/db?ssl_key_password=***"),
+        ("nas:secret@127.0.0.1:1/nas", "nas:***@127.0.0.1:1/nas"),
     ],
 )
 def test_passwords_are_not_shown(storage, shown):
-    assert redact(storage) == shown
+    assert redact_url(storage) == shown
     assert "secret" not in without_secrets(f"cannot connect to {storage}: refused", storage)
 
 
@@ -301,7 +302,7 @@ def test_a_driver_that_quotes_a_password_is_not_repeated():
     ["postgresql://me@host/db", "postgresql://host/db?sslmode=require", "sqlite:///a/b.db", "/data/me@x/x.db", "x.log"],
 )
 def test_what_has_no_password_is_shown_as_it_is(storage):
-    assert redact(storage) == storage
+    assert redact_url(storage) == storage
     assert without_secrets("no such host", storage) == "no such host"
 
 

@@ -62,10 +62,14 @@ def test_every_sum_is_that_of_the_trials_whatever_their_order(history, random):
     assert table.learned == [trial for trial in history if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     over = [trial for trial in history if trial.state in FINISHED and not trial.user_attrs.get("interrupted")]
     assert table.ended == len(over)
+    for number in (-1, 0, len(history) // 2, len(history)):
+        assert table.ended_after(number) == sum(trial.number > number for trial in over)
+        begun = [*over, *(trial for trial in history if trial.state == TrialState.RUNNING)]
+        assert table.begun_before(number) == sum(trial.number < number for trial in begun)
     assert table.taken == len(over) + sum(trial.state == TrialState.RUNNING for trial in history)
     assert table.waiting() == table.trials(TrialState.WAITING)
     assert sorted(trial.number for trial in table.running()) == [t.number for t in table.trials(TrialState.RUNNING)]
-    assert table.seen() == {trial.user_attrs["schedule"] for trial in history}
+    assert set(table.seen()) == {trial.user_attrs["schedule"] for trial in history}
 
 
 @given(histories(), st.dictionaries(st.sampled_from(DISCARDS), st.integers(1, 9)))

@@ -219,6 +219,6 @@ def test_all_of_a_training_stays_on_its_device(training, elsewhere, recipe, stra
 
 def test_an_evaluation_stays_on_its_device(training, elsewhere):
     given = network(training, build(ARCHITECTURE, seed=0).state_dict())
-    assert train.evaluate(given, training.validation.to(elsewhere), device=elsewhere)[1] == 1
+    assert train.evaluate(given, training.validation.to(elsewhere), device=elsewhere).correct == 1
     with pytest.raises(RuntimeError, match=r"device|meta"):
         train.evaluate(given, training.validation, device=elsewhere)

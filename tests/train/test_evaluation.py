@@ -68,11 +68,24 @@ def test_loss_and_number_correct_are_those_of_the_logits(training, backend):
         model.train()(training.normalization.apply(images))
         logits = model.eval()(training.normalization.apply(images))
     given = network(training, model.state_dict())
-    loss, correct = train.evaluate(given, split, backend=backend)
+    scores = train.evaluate(given, split, backend=backend)
+    loss, correct = scores.loss, scores.correct
     mask = train.correct_mask(given, split, backend=backend)
     assert loss == pytest.approx(float(F.cross_entropy(logits, split.labels)), rel=1e-4)
     assert correct == int((logits.argmax(1) == split.labels).sum())
     assert (mask.shape, mask.dtype, int(mask.sum())) == ((768,), torch.bool, correct)
+    for label, recall in enumerate(scores.recalls):
+        assert recall == pytest.approx(100 * float(mask[split.labels == label].float().mean()))
+    by_class = [float(F.cross_entropy(logits[split.labels == k], split.labels[split.labels == k])) for k in range(4)]
+    assert scores.balanced_loss == pytest.approx(sum(by_class) / 4, rel=1e-4)
     assert same(given.state_dict, model.state_dict())
     other = dataclasses.replace(given.normalization, mean=(0.9,))
-    assert train.evaluate(dataclasses.replace(given, normalization=other), split, backend=backend)[0] != loss
+    assert train.evaluate(dataclasses.replace(given, normalization=other), split, backend=backend).loss != loss
+
+
+def test_a_class_without_images_has_no_recall(training):
+    few = Split(training.train.images[:200], training.train.labels[:200].clamp(max=2))
+    scores = train.evaluate(network(training, build(ARCHITECTURE, seed=1).state_dict()), few)
+    assert scores.recalls[3] is None
+    assert train.balanced_accuracy(scores.recalls) == pytest.approx(sum(scores.recalls[:3]) / 3)
+    assert train.balanced_accuracy((100.0, 0.0, 50.0)) == 50.0

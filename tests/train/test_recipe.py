@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from nas.errors import UsageError
-from nas.train import AFFINE, Recipe
-from nas.train.recipe import random_maps
+from nas.train import AUGMENTATION, Recipe, random_draws
+from nas.train.recipe import LATER
 
 
 def test_round_trip_and_unknown_keys():
@@ -64,11 +64,25 @@ def test_each_field_has_its_words_below_it():
     assert documented == [spec.name for spec in dataclasses.fields(Recipe)]
 
 
-def test_an_epoch_has_a_map_for_each_image(training):
-    assert random_maps(Recipe(), training, torch.Generator()).shape == (384, 2, 3)
+def test_draws_hold_what_the_recipe_asks_for_and_no_more():
+    plain = random_draws(Recipe(), 5, (16, 16), torch.Generator())
+    assert (plain.maps.shape, plain.colours, plain.holes) == ((5, 2, 3), None, None)
+    whole = random_draws(Recipe(mirror=0.5, crop=2, jitter=0.1, cutout=4), 5, (16, 16), torch.Generator())
+    assert [part.shape for part in (whole.maps, whole.colours, whole.holes)] == [(5, 2, 3), (5, 3), (5, 4)]
 
 
-def test_each_affine_range_alone_moves_the_images():
-    still = dict.fromkeys(AFFINE, 0)
+def test_each_range_alone_changes_the_images():
+    still = dict.fromkeys(AUGMENTATION, 0)
     assert not Recipe(**still).augments
-    assert all(Recipe(**{**still, name: 0.1}).augments for name in AFFINE)
+    for name in AUGMENTATION:
+        value = 1 if isinstance(still[name], int) and name in ("crop", "cutout") else 0.1
+        assert Recipe(**{**still, name: value}).augments
+
+
+def test_what_names_a_recipe_is_as_it_was_before_the_later_fields():
+    """Studies, folders of full runs and teachers' caches made before mirroring came are found again."""
+    assert set(dataclasses.asdict(Recipe())) - set(Recipe().identity) == set(LATER) == {
+        "mirror", "crop", "jitter", "cutout", "class_weights",
+    }  # fmt: skip
+    for name in LATER:
+        assert name in Recipe(**{name: 1 if name in ("crop", "cutout") else 0.5}).identity

@@ -79,7 +79,8 @@ def test_it_learns_and_scores_as_evaluate_does(training, backend):
     assert run.last(2) == pytest.approx((run.epochs[-1].accuracy + run.epochs[-2].accuracy) / 2)
     assert run.backend == backend
     assert not run.stopped
-    loss, correct = train.evaluate(network(training, run.state_dict), training.validation, backend=backend)
+    scores = train.evaluate(network(training, run.state_dict), training.validation, backend=backend)
+    loss, correct = scores.loss, scores.correct
     assert (loss, correct) == (pytest.approx(run.epochs[-1].loss), run.epochs[-1].correct)
 
 
@@ -97,19 +98,20 @@ def test_both_backends_take_the_same_way(training):
 
 
 def test_what_a_step_reads_stays_where_it_is(training, monkeypatch):
-    """A CUDA graph reads where it was captured: each batch's images, each epoch's maps and teacher logits."""
+    """A CUDA graph reads where it was captured: each batch's images, each epoch's changes and teacher logits."""
     places, contents, run = set(), [], loop.TrainingStep._run
 
     def watched(self, count):
-        read = (self._index, self._maps, self._logits)
+        read = (self._index, self._draws.maps, self._draws.colours, self._draws.holes, self._logits)
         places.add(tuple(tensor.data_ptr() for tensor in read))
         contents.append(tuple(float(tensor.float().abs().sum()) for tensor in read))
         return run(self, count)
 
     monkeypatch.setattr(loop.TrainingStep, "_run", watched)
-    go(training, DISTILLED, teacher_logits=teacher_logits(training))
+    recipe = dataclasses.replace(DISTILLED, jitter=0.2, cutout=5, mirror=0.5)
+    go(training, recipe, teacher_logits=teacher_logits(training, recipe))
     assert len(places) == 1
-    assert [len(set(values)) for values in zip(*contents, strict=True)] == [12, 2, 2]  # two epochs of six batches
+    assert [len(set(values)) for values in zip(*contents, strict=True)] == [12, 2, 2, 2, 2]  # two epochs of six batches
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -237,9 +237,12 @@ class PoolConformance:
 class TrainingPoolConformance(PoolConformance):
     """`make` gives pools on plain torch with one thread, for `training_data()` and its validation split."""
 
+    exact = True
+    """Whether its trainings come to the same bits as `train`, and not only to the same but for rounding."""
+
     @pytest.mark.parametrize("fold", [0, 1])
     def test_a_worker_trains_as_this_process_does(self, pool: Pool, fold: int) -> None:
-        """Bit for bit, at the same number of threads."""
+        """Bit for bit where the pool is exact, at the same number of threads."""
         with one_thread():
             pool.submit(job(fold=fold))
             theirs = collect(pool)[-1].run
@@ -293,6 +296,14 @@ class TrainingPoolConformance(PoolConformance):
         ours = train.train(
             ARCHITECTURE, training, evaluation, recipe, seed=3, teacher_logits=teacher_logits, backend="torch"
         )
+        if not self.exact:
+            torch.testing.assert_close(theirs.state_dict, ours.state_dict, rtol=1e-3, atol=1e-3)
+            for epoch, other in zip(theirs.epochs, ours.epochs, strict=True):
+                for name in ("number", "count"):
+                    assert getattr(epoch, name) == getattr(other, name)
+                for name in ("train_loss", "loss"):
+                    assert getattr(epoch, name) == pytest.approx(getattr(other, name), rel=1e-4)
+            return
         assert all(theirs.state_dict[key].equal(ours.state_dict[key]) for key in ours.state_dict)
         assert [dataclasses.replace(epoch, seconds=0) for epoch in theirs.epochs] == [
             dataclasses.replace(epoch, seconds=0) for epoch in ours.epochs

@@ -95,6 +95,7 @@ def test_a_worker_that_breaks_takes_those_of_its_process_along(monkeypatch):
 def test_the_default_number_of_workers():
     assert default_workers("cpu") == cores() >= 1
     assert (default_workers("cuda"), default_workers("cuda:1"), default_workers("mps")) == (4, 4, 1)
+    assert default_workers("cuda", "population") == default_workers("cpu", "population") == 32
 
 
 def test_a_killed_worker_is_replaced_and_its_job_failed_as_killed(pool):

@@ -19,7 +19,7 @@ struct layer {
 };
 
 struct stage {
-  uint32_t input, output; /* where the maps begin in the arena */
+  uint32_t input, output@STAGE_SKIP@; /* where the maps begin in the arena */
   uint16_t layer, height, width, channels; /* first layer; the map that it computes */
   uint16_t input_width, inputs;
   uint8_t layers, pool, sum, add_after, average;

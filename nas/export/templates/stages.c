@@ -24,7 +24,7 @@ static void run_stage(const struct stage *stage, @INPUT_PARAMETERS@)
           for (int i = 0; i < channels; i++) to[i] = @INPUT_AT@;
         for (int i = 0; i <= last; i++) {
           const value *from = pixels[(last - i) & 1];
-          value *result = i < last ? pixels[1 - ((last - i) & 1)] : to;
+          value *result = @BETWEEN@ ? pixels[1 - ((last - i) & 1)] : to;
           if (i == 0)
             convolve(layer, @INPUT@, y, x, result);
           else

@@ -3,7 +3,8 @@
 A stage reads one map and writes one. It computes a pixel at a time: the first convolution's outputs there, through the
 1x1 convolutions and the residual that follow, into the pixel (or the largest of four, or a sum over all). So a map that
 stands between, of the depthwise half of a separable block for instance, takes a pixel's memory. A residual reads its
-stage's input, and needs no memory either.
+stage's input, and needs no memory either; that of an inverted bottleneck, whose expanded map has to be stored, reads
+the input of the stage before, and its output takes the place of that, pixel by pixel.
 
 Maps are stored pixel by pixel (H, W, C). A stage's input lies at one end of the arena and its output at the other.
 """
@@ -14,11 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nas.architecture import Shape
-from nas.export.fold import Classifier, Convolution, GlobalAveragePool, MaxPool, Operation, ResidualAdd
-from nas.export.integer import IntAdd, IntAverage, IntClassifier, IntConvolution, IntMaxPool, IntOperation
+from nas.footprint.operations import Classifier, Convolution, GlobalAveragePool, MaxPool, Operation, ResidualAdd
 
-AnyConvolution = Convolution | IntConvolution
-AnyOperation = Operation | IntOperation
+_LARGEST_FIELD = 65_535
 
 
 @dataclass(kw_only=True, eq=False)
@@ -28,19 +27,23 @@ class Stage:
     input_shape: Shape
     map_shape: Shape
     """(C, H, W) of the pixels that it computes, after pooling and before summing."""
-    convolutions: tuple[AnyConvolution, ...] = ()
+    convolutions: tuple[Convolution, ...] = ()
     """The first reads the input map, the others a pixel."""
-    add: ResidualAdd | IntAdd | None = None
+    add: ResidualAdd | None = None
     add_after: int = 0
     """The number of convolutions before the residual is added; 0 where there is none."""
+    spans: bool = False
+    """The residual reads the input of the stage before."""
     pooled: bool = False
     summed: bool = False
     """The output is the sum over all pixels."""
-    average: GlobalAveragePool | IntAverage | None = None
+    average: GlobalAveragePool | None = None
     """The operation that makes a map of 1x1 of the sums; None where the classifier reads them."""
     input_at: int = 0
     """The place in the arena where the input begins, in values; the first stage reads the image, elsewhere."""
     output_at: int = 0
+    skip_at: int = 0
+    """The place of the map that the residual reads; of the input where there is none."""
 
     @property
     def output_size(self) -> int:
@@ -56,7 +59,7 @@ class Plan:
     """Stages in order, then the classifier; sizes in values."""
 
     stages: tuple[Stage, ...]
-    classifier: Classifier | IntClassifier
+    classifier: Classifier
     arena: int
     """Values in the arena: of the stages, the largest sum of input and output, the image left out."""
     pixel: int
@@ -67,7 +70,12 @@ class Plan:
     """Sums over a map, at most."""
 
     @property
-    def convolutions(self) -> tuple[AnyConvolution, ...]:
+    def spans(self) -> bool:
+        """True where some residual reads the input of the stage before its own."""
+        return any(stage.spans for stage in self.stages)
+
+    @property
+    def convolutions(self) -> tuple[Convolution, ...]:
         return tuple(convolution for stage in self.stages for convolution in stage.convolutions)
 
     def ram(self, value_bytes: int) -> int:
@@ -75,12 +83,12 @@ class Plan:
         return value_bytes * (self.arena + self.pixels * self.pixel) + 4 * self.sums
 
 
-def make_plan(operations: Sequence[AnyOperation]) -> Plan:
-    """Return the stages of a folded or an integer network's operations."""
+def make_plan(operations: Sequence[Operation], *, floats: bool) -> Plan:
+    """Return the stages of a folded network's operations (`floats`) or of an integer network's."""
     classifier = operations[-1]
-    assert isinstance(classifier, Classifier | IntClassifier)
+    assert isinstance(classifier, Classifier)
     stages = _stages(operations[:-1])
-    if stages and isinstance(stages[-1].average, GlobalAveragePool):
+    if floats and stages and stages[-1].average is not None:
         stages[-1].average = None  # the classifier, its weights divided by the number of pixels, reads the sums
     else:
         _sum(stages, classifier.input_shape)
@@ -94,25 +102,30 @@ def make_plan(operations: Sequence[AnyOperation]) -> Plan:
     )
 
 
-def _stages(operations: Sequence[AnyOperation]) -> list[Stage]:
-    skips = {operation.skip for operation in operations if isinstance(operation, ResidualAdd | IntAdd)}
+def _stages(operations: Sequence[Operation]) -> list[Stage]:
+    skips = {operation.skip for operation in operations if isinstance(operation, ResidualAdd)}
     stages: list[Stage] = []
+    first = 0  # the operation that begins the last stage
     for index, operation in enumerate(operations):
-        fresh = index in skips or not stages or stages[-1].pooled or stages[-1].summed
+        fresh = index in skips or not stages or stages[-1].pooled or stages[-1].summed or stages[-1].spans
         match operation:
-            case Convolution() | IntConvolution():
+            case Convolution():
                 pointwise = operation.kernel_size == operation.stride == 1
                 if fresh or not pointwise:
                     stages.append(_empty(operation.input_shape))
+                    first = index
                 stages[-1].convolutions += (operation,)
-            case MaxPool() | IntMaxPool():
+            case MaxPool():
                 if fresh:
                     stages.append(_empty(operation.input_shape))
+                    first = index
                 stages[-1].pooled = True
-            case ResidualAdd() | IntAdd():
+            case ResidualAdd():
                 assert stages[-1].add is None, "a residual begins a stage"
+                stages[-1].spans = operation.skip < first
+                assert not stages[-1].spans or stages[-2].input_shape == operation.output_shape, "of two stages"
                 stages[-1].add, stages[-1].add_after = operation, len(stages[-1].convolutions)
-            case GlobalAveragePool() | IntAverage():
+            case GlobalAveragePool():
                 _sum(stages, operation.input_shape)
                 stages[-1].average = operation
                 continue
@@ -141,10 +154,25 @@ def _place(stages: Sequence[Stage]) -> int:
         stage.output_at = 0 if index % 2 == 0 else arena - size
         if index:
             stage.input_at = stages[index - 1].output_at
+        stage.skip_at = stages[index - 1].input_at if stage.spans else stage.input_at
+        # Each value of the skip is read right before the output's is written over it.
+        assert not stage.spans or stage.summed or (index > 1 and stage.output_at == stage.skip_at)
     return arena
 
 
 def _pixel(stage: Stage) -> int:
     """Channels of the widest pixel that is not written into the output map at once."""
     widths = [convolution.output_shape[0] for convolution in stage.convolutions] or [stage.input_shape[0]]
-    return max(widths if stage.pooled or stage.summed else widths[:-1], default=0)
+    return max(widths if stage.pooled or stage.summed or stage.spans else widths[:-1], default=0)
+
+
+def too_large(plan: Plan) -> str:
+    """Return what of the network does not fit the 16-bit fields of the code's tables, or an empty text."""
+    sides = [side for stage in plan.stages for side in (*stage.input_shape, *stage.map_shape)]
+    sides += [channels for convolution in plan.convolutions for channels in convolution.output_shape[:1]]
+    largest = max(sides)
+    if largest > _LARGEST_FIELD:
+        return f"C code holds maps of up to {_LARGEST_FIELD:,} channels, not {largest:,}"
+    if max(len(stage.convolutions) for stage in plan.stages) > 255:
+        return "C code holds up to 255 convolutions of 1x1 in a row"
+    return ""

@@ -1,25 +1,25 @@
-"""The memory that a network takes on a device, counted before it is trained, by the planner of the C export."""
+"""The bytes of flash and RAM that a network's C code takes of a device, and the limits of devices."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from nas.architecture import Architecture
-from nas.budget import Board
+from nas.budget import Board, Budget
 from nas.errors import UsageError
-
-if TYPE_CHECKING:
-    from nas.export.integer import IntegerNetwork
-    from nas.export.plan import Plan
-    from nas.model import TrainedNetwork
-
-Kind = Literal["int8", "float32"]
+from nas.footprint.operations import Kind, deployed_operations, with_summing_classifier
+from nas.footprint.plan import Plan, make_plan, too_large
 
 CODE_BYTES: Mapping[Kind, int] = {"int8": 2048, "float32": 2048}
 """Flash for the C code itself, an allowance: what `arm-none-eabi-gcc -Os` makes of nas_net.c for Cortex-M0+, M4 and M7,
 tables aside, is below it for every kind of block. The compiler's own library, as for floats on an M0+, comes on top."""
+
+_VALUE_BYTES: Mapping[Kind, int] = {"int8": 1, "float32": 4}
+_CHANNEL_BYTES: Mapping[Kind, int] = {"int8": 8, "float32": 4}
+"""Bias and factor of an output channel; the bias."""
+_LAYER_BYTES, _STAGE_BYTES, _SPANNING_STAGE_BYTES, _ADD_BYTES = 24, 28, 32, 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +41,14 @@ class Footprint:
     """Memory for the image, one byte a value: the caller's."""
     logits: int
     """Memory for the logits: the caller's."""
+    reserve: int = 0
+    """Flash that more operations would take where a trained norm has a negative factor in front of a max-pool, which is
+    rare; 0 where the weights are known."""
 
     @property
     def flash(self) -> int:
-        """Flash in all."""
-        return self.weights + self.tables + self.code
+        """Flash in all, at most."""
+        return self.weights + self.tables + self.code + self.reserve
 
     @property
     def ram(self) -> int:
@@ -112,70 +115,46 @@ def folded_params(architecture: Architecture) -> int:
     return total
 
 
+def counts(architecture: Architecture, budget: Budget) -> tuple[int, ...]:
+    """Return what the budget caps, for its `admits`: parameters and MACs, and flash and RAM where one is capped."""
+    if not budget.caps_memory:
+        return architecture.num_params, architecture.macs
+    found = footprint(architecture)
+    return architecture.num_params, architecture.macs, found.flash, found.ram
+
+
 def footprint(architecture: Architecture, kind: Kind = "int8") -> Footprint:
-    """Return what the architecture's C code will take of a device, whatever its weights.
+    """Return what the architecture's C code will take of a device, whatever its weights; some 100 microseconds.
 
-    Norms are taken to have offsets, and factors above zero: a trained norm with a negative factor in front of a
-    max-pool, which is rare, becomes one more operation. Raises `UsageError` where there can be no such code.
+    Norms are taken to have offsets and factors above zero, and `reserve` has room for negative ones. Raises
+    `UsageError` where there can be no such code.
     """
-    from nas.export.c_float import FLOAT_BYTES, float_flash
-    from nas.export.c_int8 import INT8_BYTES, int8_flash
-    from nas.export.c_text import too_large
-    from nas.export.fold import Classifier, Convolution, fold
-    from nas.export.plan import make_plan
-
-    plan: Plan
-    network = _example(architecture)
-    folded = fold(network, one_pad_value=kind == "int8")
-    numbers = sum(
-        operation.weight.size + operation.bias.size
-        for operation in folded.operations
-        if isinstance(operation, Convolution | Classifier)
-    )
+    operations, pooled = deployed_operations(architecture, kind)
     if kind == "int8":
-        plan = make_plan(_integer(network).operations)
-        (weights, tables), value_bytes = int8_flash(plan), INT8_BYTES
-    else:
-        plan = make_plan(folded.operations)
-        (weights, tables), value_bytes = float_flash(plan), FLOAT_BYTES
+        operations = [operation for operation in with_summing_classifier(operations) if operation is not None]
+    found = plan_footprint(make_plan(operations, floats=kind == "float32"), kind)
+    channel_bytes = _CHANNEL_BYTES[kind] + _VALUE_BYTES[kind]
+    return replace(found, reserve=sum(_LAYER_BYTES + channel_bytes * channels for channels in pooled))
+
+
+def plan_footprint(plan: Plan, kind: Kind) -> Footprint:
+    """Return what the C code of a plan takes; raises `UsageError` where there can be no such code."""
     if problem := too_large(plan):
         raise UsageError(problem)
-    channels, height, width = architecture.input_shape
+    convolutions, classifier = plan.convolutions, plan.classifier
+    num_weights = sum(convolution.num_weights for convolution in convolutions) + classifier.num_weights
+    num_channels, classes = sum(each.output_shape[0] for each in convolutions), classifier.output_shape[0]
+    levels = sum(each.input_shape[0] for each in convolutions if each.pads_level) if kind == "float32" else 0
+    adds = sum(stage.add is not None for stage in plan.stages) if kind == "int8" else 0
+    value_bytes, stage_bytes = _VALUE_BYTES[kind], _SPANNING_STAGE_BYTES if plan.spans else _STAGE_BYTES
+    channels, height, width = plan.stages[0].input_shape
     return Footprint(
-        kind=kind, numbers=numbers, weights=weights, tables=tables, code=CODE_BYTES[kind],
-        arena=plan.ram(value_bytes), image=channels * height * width, logits=4 * architecture.num_classes,
-    )  # fmt: skip
-
-
-def _integer(network: TrainedNetwork) -> IntegerNetwork:
-    import torch
-
-    from nas.export.fold import fold
-    from nas.export.quantize import quantize
-
-    generator = torch.Generator().manual_seed(0)
-    shape = (2, *network.architecture.input_shape)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    return quantize(fold(network, one_pad_value=True), images)
-
-
-def _example(architecture: Architecture) -> TrainedNetwork:
-    """A network of that architecture whose norms, and whose normalisation, are like trained ones."""
-    import torch
-    from torch import nn
-
-    from nas.data import Normalization
-    from nas.model import TrainedNetwork, build
-
-    module = build(architecture, seed=0)
-    for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.bias.data += torch.linspace(0.1, 0.2, norm.num_features)
-            norm.weight.data += torch.linspace(0.1, 0.2, norm.num_features)
-    channels = range(architecture.input_shape[0])
-    return TrainedNetwork(
-        architecture=architecture,
-        state_dict=module.state_dict(),
-        normalization=Normalization(tuple(0.3 + 0.02 * c for c in channels), tuple(0.3 for _ in channels)),
-        classes=tuple(map(str, range(architecture.num_classes))),
+        kind=kind,
+        numbers=num_weights + num_channels + classes,
+        weights=value_bytes * (num_weights + levels) + _CHANNEL_BYTES[kind] * num_channels + 4 * classes,
+        tables=_LAYER_BYTES * len(convolutions) + stage_bytes * len(plan.stages) + _ADD_BYTES * adds,
+        code=CODE_BYTES[kind],
+        arena=plan.ram(value_bytes),
+        image=channels * height * width,
+        logits=4 * classes,
     )

@@ -1,0 +1,182 @@
+"""The view of a search that runs elsewhere, by what its study holds; nothing is written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.budget import Budget
+from nas.report.tables import duration
+from nas.searches import finalists_of
+from nas.study import (
+    ENDED,
+    INTERRUPTED,
+    STALE_SECONDS,
+    Event,
+    Progress,
+    RunState,
+    Stage,
+    StudyStore,
+    View,
+    WorkerLine,
+    is_dead,
+    is_in_use,
+)
+
+BRIEF, FINALISTS = "brief trials", "finalists"
+STATES = {TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+
+
+class Watcher:
+    """Follows one study; every `look` reads it once and hands the view what it came to."""
+
+    def __init__(self, store: StudyStore, view: View, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.store, self.view, self._clock = store, view, clock
+        self.second: StudyStore | None = None  # the finalists', once it is there
+        self.settings = store.attrs["settings"]
+        budget = Budget(max_params=self.settings["max_params"], max_macs=self.settings["max_macs"])
+        self.progress = Progress(
+            title=str(budget), target=store.attrs.get("target"), lines=[], clock=clock, max_params=budget.max_params
+        )
+        self._seen: dict[str, set[int]] = {}  # finished trials that the view knows, by study
+        self._signature: Any = None
+        self._changed = clock()
+
+    def look(self) -> str | None:
+        """Read the study; return how its search ended, in words, or None where it goes on."""
+        self.store.refresh()
+        self.second = self.second or self.store.open_finalists()
+        if self.second is not None:
+            self.second.refresh()
+        state = RunState.read(self.store.attrs)
+        self._note_changes(state)
+        self._describe(state)
+        for event in self._events():
+            self.view(self.progress, event)
+        self.progress.note = self._silence(state)
+        self.view(self.progress, None)
+        return self._end(state)
+
+    # --- what it is at
+
+    def _describe(self, state: RunState | None) -> None:
+        progress, table = self.progress, self.store.table
+        if state is not None:
+            progress.began = self._clock() - state.seconds
+        phase = state.phase if state is not None else FINALISTS if self.second is not None else BRIEF
+        if phase != progress.phase:
+            progress.enter(phase)
+            progress.stages = [Stage(name=each.name, work=each.work) for each in state.stages] if state else []
+        progress.count(self.store.counts())
+        progress.results = table.results()
+        progress.lines = [_line(trial, self._epochs(trial)) for trial in self._running()]
+        ratio = self.settings["finalist_epochs"] / self.settings["recipe.epochs"]
+        under_way = sum(line.step / line.steps for line in progress.lines)
+        if phase == FINALISTS:
+            progress.done = len(self._finals)
+            planned = next((round(each.work / ratio) for each in progress.stages if each.name == phase), 0)
+            progress.total = max(planned, progress.done + len(progress.lines)) if planned else 0
+            done, left = (progress.done + under_way) * ratio, (progress.total - progress.done - under_way) * ratio
+        else:
+            progress.done, progress.total = table.ended, max(state.trials, table.ended) if state is not None else 0
+            done, left = table.ended + under_way, progress.total - table.ended - under_way
+        self._fill_stages(phase)
+        progress.advance(done, max(0.0, left))
+        finalists = () if self.second is None else finalists_of(table, self.second.table)
+        if finalists:
+            first = finalists[0]
+            progress.best = (first.mean, None, first.schedule, first.num_params)
+        elif table.complete:
+            attrs = table.complete[0].user_attrs
+            progress.best = (table.complete[0].value or 0.0, attrs["loss"], attrs["schedule"], attrs["num_params"])
+
+    def _fill_stages(self, phase: str) -> None:
+        """Mark the stages before the present one as done."""
+        names = [stage.name for stage in self.progress.stages]
+        here = names.index(phase) if phase in names else len(names) if phase == ENDED else 0
+        for stage in self.progress.stages[:here]:
+            stage.done = stage.work
+
+    @property
+    def _finals(self) -> list[FrozenTrial]:
+        return [] if self.second is None else self.second.table.trials(TrialState.COMPLETE)
+
+    def _running(self) -> list[FrozenTrial]:
+        second = [] if self.second is None else self.second.table.running()
+        return sorted((*self.store.table.running(), *second), key=lambda trial: trial.number)
+
+    def _epochs(self, trial: FrozenTrial) -> int:
+        return int(self.settings["finalist_epochs" if "candidate" in trial.params else "recipe.epochs"])
+
+    # --- what is new
+
+    def _events(self) -> Iterator[Event]:
+        """Yield trials that ended since the last look; those before the first one are no news."""
+        for store in filter(None, (self.store, self.second)):
+            known = self._seen.get(store.name)
+            new = [trial for number, trial in store.table.finished.items() if known is not None and number not in known]
+            self._seen[store.name] = set(store.table.finished)
+            yield from (self._event(trial) for trial in sorted(new, key=lambda each: each.number))
+        if self.second is None:
+            self._seen[f"{self.store.name}/finalists"] = set()
+
+    def _event(self, trial: FrozenTrial) -> Event:
+        attrs, final = trial.user_attrs, "candidate" in trial.params
+        accuracy = trial.value
+        if accuracy is None and trial.intermediate_values:
+            accuracy = trial.intermediate_values[max(trial.intermediate_values)]
+        schedule = str(attrs.get("schedule", ""))
+        return Event(
+            label=f"finalist {trial.params['candidate']}" if final else f"trial {trial.number}",
+            state=STATES.get(trial.state, ""), accuracy=accuracy, loss=attrs.get("loss"),
+            num_params=attrs.get("num_params", 0), note=str(attrs.get("reason", "")),
+            text=f"seed {trial.params['seed']}  {schedule}" if final else schedule,
+            leads=not final and bool(self.store.table.complete) and self.store.table.complete[0].number == trial.number,
+        )  # fmt: skip
+
+    def _note_changes(self, state: RunState | None) -> None:
+        running = [
+            (trial.number, trial.user_attrs.get("heartbeat"), len(trial.intermediate_values))
+            for trial in self._running()
+        ]
+        counts = [len(each.table) for each in (self.store, self.second) if each is not None]
+        if (signature := (counts, running, state)) != self._signature:
+            self._signature, self._changed = signature, self._clock()
+
+    # --- whether it goes on
+
+    def _silence(self, state: RunState | None) -> str:
+        """Return what to say where nothing has been written for long."""
+        silent = self._clock() - self._changed
+        if silent < STALE_SECONDS:
+            return ""
+        if state is not None and not self._running() and not is_dead(state.owner):
+            return f"nothing to see for {duration(silent)}: teachers and winners are made outside the study"
+        return f"nothing has been written for {duration(silent)}: is the search still running?"
+
+    def _end(self, state: RunState | None) -> str | None:
+        stores = (self.store, self.second)
+        left = [each for store in stores if store is not None for _, each in store.foreign({})]
+        if any(seconds > 0 for seconds in left):
+            return None
+        if state is None:
+            return "no search is at work on this study" if not left else "the search was killed: run it again to go on"
+        if state.phase == ENDED:
+            return "the search has ended"
+        if state.phase == INTERRUPTED:
+            if self.store.url is None and is_in_use(self.store.base):  # one of several searches: another goes on
+                return None
+            return "the search was interrupted: run it again to go on"
+        return "the search was killed: run it again to go on" if is_dead(state.owner) else None
+
+
+def _line(trial: FrozenTrial, epochs: int) -> WorkerLine:
+    history = [value for _, value in sorted(trial.intermediate_values.items())]
+    name = f"finalist {trial.params['candidate']}" if "candidate" in trial.params else f"trial {trial.number}"
+    return WorkerLine(
+        text=f"{name}  {trial.user_attrs.get('schedule', '')}", num_params=trial.user_attrs.get("num_params", 0),
+        step=len(history), steps=epochs, accuracy=history[-1] if history else None, history=history,
+    )  # fmt: skip

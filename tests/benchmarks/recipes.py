@@ -1,0 +1,86 @@
+"""Recipes on one network and data set, scored on validation: what an augmentation, a teacher or more epochs are worth.
+
+    python tests/benchmarks/recipes.py fashion-mnist '18r s10r M s43vr s36vr s49vr s30vr C G' --try '' --try mirror=0.5
+    python tests/benchmarks/recipes.py ./photos '3x32x32: 16 s24 M s32 G C' --try mirror=0.5,epochs=30 --seeds 2
+
+Each `--try` is a recipe: fields with commas between, the rest as by default without any of a data set's own choices;
+`teacher=12 M 24 G C` distills. One training at a time, on one core; each result is a line of the table as it comes.
+Test images are not read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas.architecture import Architecture
+from nas.data import TrainingData, load_training_data, prepare_dataset
+from nas.study import studies_dir
+from nas.teachers import TeacherCache
+from nas.train import Recipe, train
+from nas.workers import LocalPool, read_logits
+
+
+def recipe_of(text: str, epochs: int) -> Recipe:
+    """The recipe of `mirror=0.5,cutout=8`: numbers as they are written, a teacher as text."""
+    given: dict[str, Any] = {"epochs": epochs}
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        given[name] = value if name == "teacher" else float(value) if "." in value else int(value)
+    return Recipe(**given)
+
+
+def logits_of(recipe: Recipe, training: TrainingData, epochs: int) -> tuple[torch.Tensor | None, str]:
+    """The logits of the recipe's teacher, trained for `epochs` where it is not stored; and its accuracy in words."""
+    if recipe.teacher is None:
+        return None, ""
+    assert training.validation is not None
+    with LocalPool(training, training.validation) as pool:
+        cache = TeacherCache(studies_dir() / "teachers", training, pool, lambda message: None)
+        found = cache.logits(recipe, {0: recipe.epochs}, epochs=epochs)[0]
+    record = found.record
+    return read_logits(found.path), f"; teacher {record.num_params:,}, {record.last5:.2f}, {record.seconds:.0f} s"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", help="a name of the catalogue, or the path of own images")
+    parser.add_argument("schedule")
+    parser.add_argument("--try", dest="recipes", action="append", metavar="FIELDS", help="a recipe; '' is the default")
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--teacher-epochs", type=int, default=15)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--data-dir", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    dataset = prepare_dataset(options.dataset, data_dir=options.data_dir)
+    training = load_training_data(dataset, data_dir=options.data_dir)
+    assert training.validation is not None
+    architecture = Architecture.parse(
+        options.schedule, input_shape=dataset.input_shape, num_classes=dataset.num_classes
+    )
+    print(f"{dataset.title}, {len(training.train):,} images to train, {len(training.validation):,} to validate")
+    print(f"{architecture}: {architecture.num_params:,} parameters, {architecture.macs:,} MACs\n")
+    print("| recipe | epochs | seed | last-5 | balanced | final | loss | seconds |\n|-|-|-|-|-|-|-|-|", flush=True)
+    for text in options.recipes or [""]:
+        recipe = recipe_of(text, options.epochs)
+        logits, teacher = logits_of(recipe, training, options.teacher_epochs)
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
+            began = time.monotonic()
+            run = train(architecture, training, training.validation, recipe, seed=seed, teacher_logits=logits)
+            last = run.epochs[-1]
+            print(
+                f"| {text or 'default'}{teacher} | {recipe.epochs} | {seed} | {run.last(5):.3f} "
+                f"| {run.last(5, 'balanced-accuracy'):.3f} | {last.accuracy:.2f} "
+                f"| {last.loss:.4f} | {time.monotonic() - began:.0f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

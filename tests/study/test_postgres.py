@@ -1,0 +1,207 @@
+"""A study on a real PostgreSQL server: shared by several processes, and served on after a restart."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import postgres_server
+import pytest
+import toys
+from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError
+
+from nas.errors import NasError, StorageError, UsageError
+from nas.study import StudyStore, patience, storage
+
+pytest.importorskip("psycopg", reason=postgres_server.HOW_TO_GET_IT)
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    if postgres_server.programs() is None:
+        pytest.skip(postgres_server.HOW_TO_GET_IT)
+    folder = Path(tempfile.mkdtemp(prefix="nas-postgres-", dir="/tmp"))
+    folder.chmod(0o755)
+    with postgres_server.server(folder / "server") as server:
+        yield server
+    shutil.rmtree(folder)
+
+
+def search(folder, url, *more, study="shared", data="synthetic"):
+    """A tiny search in a process of its own, with a studies folder of its own: another machine's."""
+    options = [
+        "search", "--dataset", data, "--max-params", str(toys.CAP), "--trials", "12", "--brief-epochs", "1",
+        "--finalists", "2", "--finalist-seeds", "2", "--finalist-epochs", "1", "--study", study, "--storage", url,
+        "--no-report", "--quiet", *toys.ONE_WORKER,
+    ]  # fmt: skip
+    return nas(folder, *options, *more)
+
+
+def nas(folder, *arguments):
+    return subprocess.Popen(
+        [*toys.COMMAND, *arguments], env={**os.environ, "NAS_STUDIES": str(folder), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def ended(process, code=0):
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == code, err
+    return out + err
+
+
+@pytest.mark.slow
+def test_two_machines_share_a_study_and_the_winner_is_found_on_a_third(postgres, tmp_path):
+    """The server is restarted meanwhile. No schedule is trained twice, and none is lost."""
+    shared = ["--artifacts", str(tmp_path / "artifacts")]
+    machines = [search(tmp_path / name, postgres.url, *shared) for name in ("one", "two")]
+    store = None
+    while store is None or store.refresh().ended < 3:
+        time.sleep(0.3)
+        assert any(machine.poll() is None for machine in machines)
+        with contextlib.suppress(StorageError):
+            store = store or StudyStore.open("shared", postgres.url)
+    postgres.stop()
+    time.sleep(2)
+    postgres.start()
+    outputs = [ended(machine) for machine in machines]
+    assert any("does not answer: tried again" in each and "answers again" in each for each in outputs)
+    table = store.refresh()
+    by_state = [trial.state for trial in table.trials() if not trial.user_attrs.get("interrupted")]
+    assert by_state.count(TrialState.COMPLETE) + by_state.count(TrialState.PRUNED) == table.ended == 12
+    schedules = [trial.user_attrs["schedule"] for trial in table.learned]
+    assert len(schedules) == len(set(schedules))
+    assert len({trial.user_attrs["owner"] for trial in table.learned}) == 2
+    assert store.counts()["unaccounted"] == 0
+    third = ["--storage", postgres.url, "--quiet", "--to", "torch", "-o", str(tmp_path / "exported")]
+    assert "torch: model.pt2" in ended(nas(tmp_path / "three", "export", "shared", *third))
+    reason = tmp_path / "three" / "shared" / "best" / "reason.json"
+    assert reason.read_text() in [(tmp_path / name / "shared/best/reason.json").read_text() for name in ("one", "two")]
+    again = ended(search(tmp_path / "three", postgres.url, "--artifacts", str(tmp_path / "elsewhere")), 2)
+    assert f"keeps its weights in {tmp_path / 'artifacts'}, not {tmp_path / 'elsewhere'}" in again
+    again = ended(search(tmp_path / "three", postgres.url))  # the weights come from the artifacts
+    assert (tmp_path / "three" / "shared" / "weights").is_dir(), again
+
+
+def test_two_searches_share_a_study_while_the_server_restarts(postgres, folder):
+    """In a space with few schedules, where both soon draw the same: none is trained twice, and the total is exact."""
+    cap, total, restarted = 250, 12, threading.Event()
+    gate, errors = threading.Barrier(3), []
+
+    class Late(toys.Pool):
+        def submit(self, job):
+            if not self.trained:
+                gate.wait(60)  # both have begun; the server goes
+                restarted.wait(60)
+            return super().submit(job)
+
+    def parent(pool):
+        try:
+            store = toys.open_study("few", postgres.url, toys.settings(cap))
+            toys.run(pool, store=store, cap=cap, trials=total, sampler="random")
+        except BaseException as error:
+            errors.append(error)
+
+    pools = [Late(2), Late(2)]
+    threads = [threading.Thread(target=parent, args=(pool,), daemon=True) for pool in pools]
+    for thread in threads:
+        thread.start()
+    gate.wait(60)
+    postgres.stop()
+    restarted.set()
+    time.sleep(1)
+    postgres.start()
+    for thread in threads:
+        thread.join(120)
+    assert errors == []
+    table = StudyStore.open("few", postgres.url).refresh()
+    assert (table.ended, table.open) == (total, {})
+    jobs = Counter(job for pool in pools for job in pool.trained)
+    assert max(jobs.values()) == 1
+    assert all(pool.trained for pool in pools)
+
+
+@pytest.mark.parametrize("key", ["data_hash", "space", "nas", "recipe.batch_size", "dataset"])
+def test_a_worker_that_differs_is_refused_by_name(postgres, folder, monkeypatch, key):
+    identity = {"data_hash": "1", "space": "2", "recipe.batch_size": 64, "dataset": "mnist"}
+    name = f"differs-{key}"
+    StudyStore.create(name, postgres.url, identity, {})
+    other = {**identity, key: "3"} if key != "nas" else identity
+    if key == "nas":
+        monkeypatch.setattr("nas.study.store.version", lambda _: "9.9")
+    with pytest.raises(UsageError, match=rf"the study '{name}' was made with {key} = \S+, not \S+: give the same"):
+        StudyStore.create(name, postgres.url, other, {})
+    assert StudyStore.open(name, postgres.url).refresh().trials() == []
+
+
+def test_a_server_that_stays_away_is_one_line_without_secrets(postgres, folder, monkeypatch, capsys):
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 1.5)
+    store = StudyStore.create("away", postgres.url.replace("nas@", "nas:hidden@"), {}, {})
+    postgres.stop()
+    try:
+        with pytest.raises(StorageError, match=r"cannot be used \(.*\): check that the server runs") as caught:
+            store.set_attr("key", 1)
+    finally:
+        postgres.start()
+    assert "hidden" not in f"{caught.value}{capsys.readouterr()}"
+    store.set_attr("key", 2)
+    assert store.attrs["key"] == 2
+
+
+def test_what_was_done_without_an_answer_is_done_once(postgres, folder, monkeypatch):
+    """The connection breaks after the server has ended the trial, before it can say so."""
+    store = StudyStore.create("answers", postgres.url, {}, {})
+    claimed = store.claim({}, {}, {"schedule": "8 M G C"})
+    whole, broken = store.storage.inner.set_trial_state_values, []
+
+    def without_answer(*values, **named):
+        done = whole(*values, **named)
+        if not broken:
+            broken.append(True)
+            raise optuna.exceptions.StorageInternalError from OperationalError("", {}, Exception("gone"))
+        return done
+
+    monkeypatch.setattr(store.storage.inner, "set_trial_state_values", without_answer)
+    monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.01)
+    trial = store.finish(claimed, TrialState.COMPLETE, 50.0, loss=1.0, num_params=1)
+    assert broken
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 50.0)
+    with pytest.raises(StorageError, match="given up by another process"):  # not ours: it says so
+        store.finish(claimed, TrialState.FAIL)
+
+
+def test_postgres_is_spoken_to_by_psycopg_3_and_its_lack_named(postgres, folder, monkeypatch):
+    opened = storage.open_storage(postgres.url, "any", create=True)
+    assert opened.inner._backend.engine.dialect.driver == "psycopg"
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(NasError, match=r"a study on PostgreSQL needs psycopg: pip install 'nas\[postgres\]'"):
+        storage.open_storage(postgres.url, "any", create=True)
+
+
+@pytest.mark.slow
+def test_a_signal_is_not_held_up_by_a_server_that_is_away(postgres, folder, tmp_path):
+    process = search(tmp_path / "one", postgres.url, study="signal")
+    store = None
+    while store is None or store.refresh().ended < 1:
+        time.sleep(0.3)
+        with contextlib.suppress(StorageError):
+            store = store or StudyStore.open("signal", postgres.url)
+    postgres.stop()
+    try:
+        time.sleep(2)
+        process.terminate()
+        began = time.monotonic()
+        ended(process, 143)
+        assert time.monotonic() - began < 5
+    finally:
+        postgres.start()
