@@ -12,6 +12,8 @@ import pytest
 import torchvision
 from idx_files import FILES, write_toy
 
+from nas import cli
+
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
@@ -55,3 +57,17 @@ def image_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cache of own images in a folder of the test's own."""
     monkeypatch.setenv("NAS_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache" / "folders"
+
+
+@pytest.fixture
+def nas(capfd):
+    """Runs a command in this process, which succeeds, and gives its standard output."""
+
+    def run(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as left:
+            cli.main(list(arguments))
+        captured = capfd.readouterr()
+        assert not left.value.code, captured.err
+        return captured.out
+
+    return run

@@ -9,20 +9,7 @@ import pytest
 import torch
 from glyphs import write_glyphs
 
-from nas import cli
 from nas.data import imbalanced_counts
-
-
-@pytest.fixture
-def nas(capfd):
-    def run(*arguments: str) -> str:
-        with pytest.raises(SystemExit) as left:
-            cli.main(list(arguments))
-        captured = capfd.readouterr()
-        assert not left.value.code, captured.err
-        return captured.out
-
-    return run
 
 
 def test_numbers_that_differ_by_more_than_half_are_imbalanced():

@@ -13,24 +13,10 @@ from glyphs import LETTERS, write_glyphs
 from PIL import Image
 from timing import seconds
 
-from nas import cli
-
 SMALL = [
     "--max-params", "3000", "--trials", "2", "--brief-epochs", "1", "--finalists", "1", "--finalist-seeds", "1",
     "--finalist-epochs", "1", "--workers", "1", "--backend", "torch", "--no-published", "-q",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def nas(capfd):
-    def run(*arguments: str) -> str:
-        with pytest.raises(SystemExit) as left:
-            cli.main(list(arguments))
-        captured = capfd.readouterr()
-        assert not left.value.code, captured.err
-        return captured.out
-
-    return run
 
 
 def test_a_folder_is_searched_trained_and_evaluated(tmp_path, image_cache, studies_folder, nas):

@@ -8,6 +8,7 @@ import sys
 import types
 
 import pytest
+from clock import Clock
 from rich.console import Console
 
 from nas.report import LiveView, can_redraw, event_line, make_console, screen, sparkline, status
@@ -28,13 +29,6 @@ def rendered(renderable, width, **options):
     return [line.rstrip() for line in console.export_text().splitlines()]
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
 def progress(**changes):
     lines = [
         WorkerLine(text=SCHEDULE, num_params=7998, step=300, steps=700, accuracy=98.91, history=[97.0, 98.5, 98.91]),
@@ -43,7 +37,7 @@ def progress(**changes):
     fields = {
         "title": "at most 8,000 parameters", "target": 99.4, "lines": lines, "phase": "brief trials", "done": 35,
         "total": 50, "counts": COUNTS, "best": (98.95, 0.0345, SCHEDULE, 7987), "seconds_left": 754.0,
-        "clock": Clock(),
+        "clock": Clock(1000.0),
     }  # fmt: skip
     made = Progress(**(fields | changes))
     made.clock.now += 605

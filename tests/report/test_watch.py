@@ -10,18 +10,12 @@ import threading
 
 import pytest
 import toys
+from clock import Clock
 from rich.console import Console
 
 from nas.errors import StorageError
 from nas.report import Watcher, screen
 from nas.study import RUN, RunState, StudyStore, in_use, study_folder
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
 
 
 def watcher(events, **options):

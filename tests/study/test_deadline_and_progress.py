@@ -5,21 +5,14 @@ from __future__ import annotations
 import math
 
 import pytest
+from clock import Clock
 
 from nas.study import Deadline, Event, Progress, Stage, WorkerLine
 
 
-class Clock:
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(1000.0)
 
 
 # --- time limits ------------------------------------------------------------------------------------------------------

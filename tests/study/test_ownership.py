@@ -9,19 +9,13 @@ import time
 
 import killing
 import pytest
+from clock import Clock
 
 from nas.study import HEARTBEAT_SECONDS, STALE_SECONDS, ownership
 from nas.study.ownership import Staleness, owner_attrs, owner_name, process_token
 
 PROC = os.path.exists("/proc/self/ns/pid")  # noqa: PTH110  a link that is no path
 needs_proc = pytest.mark.skipif(not PROC, reason="the system does not tell boot id and pid namespace")
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture

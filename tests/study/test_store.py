@@ -13,6 +13,7 @@ import numpy as np
 import optuna
 import pytest
 import toys
+from clock import Clock
 from killing import Killed, kill_at, writes_of
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
@@ -220,13 +221,6 @@ def test_how_often_a_brief_trial_is_written(store):
 
 
 # --- giving up --------------------------------------------------------------------------------------------------------
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
 
 
 def test_trials_of_a_dead_owner_and_silent_ones_are_stale(store, dead_owner):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import toys
+from clock import Clock
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 
@@ -27,13 +28,6 @@ from nas.workers import FailureMessage, TrainJob
 
 NETWORK = Architecture.parse("4v M 6 G C", input_shape=(1, 16, 16), num_classes=4)
 DISTRIBUTIONS = {"x": IntDistribution(0, 99)}
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from collections import Counter
 
 import pytest
 import toys
+from clock import Clock
 from optuna.trial import TrialState
 
 from nas.errors import NasError
@@ -24,13 +25,6 @@ from nas.study.supervision import (
     Supervisor,
 )
 from nas.workers import EpochMessage, FailureMessage, ProcessPool
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
 
 
 def notes_of(events):
