@@ -20,7 +20,7 @@ def dashboard(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
 ) -> None:
     """Open the study in optuna-dashboard, with its answer as a note, and its report and drawings with the winner."""
-    from nas.report import artifact_store, make_console, publish
+    from nas.report import artifact_store, findings_of, make_console, publish
     from nas.study import StudyStore, latest_study
 
     study = one_study(study, named)
@@ -32,7 +32,7 @@ def dashboard(
     console = make_console()
     if store.is_ours and "architecture" not in store.attrs["settings"]:
         try:
-            publish(study or store.base, storage, data_dir=data_dir)
+            publish(findings_of(store, data_dir=data_dir), storage)
         except NasError as error:  # a study that cannot be written to is shown all the same
             console.print(f"warning: no note was written: {error}", style="yellow", markup=False)
     if not _is_loopback(host):

@@ -12,19 +12,15 @@ import typer
 
 from nas.cli.help import Command
 from nas.cli.options import (
-    AllowDuplicates,
     AsJson,
     Augment,
-    Background,
-    Crop,
     DataDir,
-    Grayscale,
-    ImageSize,
     Mirror,
+    OwnImages,
     Quiet,
-    SkipUnreadable,
     make_augmentation,
     make_images,
+    own_images,
 )
 
 REFUSED = 1
@@ -38,16 +34,12 @@ def _data() -> None:
 
 
 @data.command(cls=Command, epilog="Example: nas data check ./leaves --image-size 32")
+@own_images
 def check(
     path: Annotated[
         str, typer.Argument(help="A folder with a folder of images for each class, a .npz file, or torchvision:NAME.")
     ],
-    image_size: ImageSize = None,
-    crop: Crop = False,
-    grayscale: Grayscale = None,
-    background: Background = None,
-    skip_unreadable: SkipUnreadable = False,
-    allow_duplicates: AllowDuplicates = False,
+    images: OwnImages = make_images,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -59,7 +51,7 @@ def check(
     from nas.data import check_images, data_root, fetch_torchvision, own_source, torchvision_path
     from nas.report import ImageBar, make_console, print_check
 
-    options = make_images(image_size, crop, grayscale, background, skip_unreadable, allow_duplicates)
+    options = images()
     with ImageBar(make_console(), quiet=quiet or as_json) as bar:
         if torchvision_path(path) is not None:
             fetch_torchvision(path, data_root(None), download=True, progress=bar)
@@ -87,6 +79,7 @@ def _flags(options: Any) -> str:
 
 
 @data.command(cls=Command, epilog="Example: nas data augment ./leaves --mirror --augment crop=4,cutout=8 -o batch.png")
+@own_images
 def augment(
     dataset: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A data set's name, or the path of own images.")],
     output: Annotated[
@@ -95,12 +88,7 @@ def augment(
     mirror: Mirror = None,
     augment: Augment = None,
     data_dir: DataDir = None,
-    image_size: ImageSize = None,
-    crop: Crop = False,
-    grayscale: Grayscale = None,
-    background: Background = None,
-    skip_unreadable: SkipUnreadable = False,
-    allow_duplicates: AllowDuplicates = False,
+    images: OwnImages = make_images,
     quiet: Quiet = False,
 ) -> None:
     """Write a picture of training images as a search would change them: each row an image, then drawn six times.
@@ -115,7 +103,7 @@ def augment(
     from nas.report import ImageBar, make_console, write_augmented
     from nas.train import Recipe, augmentation_text
 
-    options = make_images(image_size, crop, grayscale, background, skip_unreadable, allow_duplicates)
+    options = images()
     with ImageBar(make_console(), quiet=quiet) as bar:
         found = prepare_dataset(dataset, data_dir=data_dir, options=options, progress=bar)
     recipe = Recipe.for_dataset(found, make_augmentation(mirror, augment))

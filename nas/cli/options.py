@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -179,10 +181,10 @@ def make_machine(
 
 
 def make_images(
-    image_size: int | None, crop: bool, grayscale: bool | None, background: Literal["white", "black"] | None,
-    skip_unreadable: bool, allow_duplicates: bool,
+    image_size: ImageSize = None, crop: Crop = False, grayscale: Grayscale = None, background: Background = None,
+    skip_unreadable: SkipUnreadable = False, allow_duplicates: AllowDuplicates = False,
 ) -> Any:  # fmt: skip
-    """Return how own images are read."""
+    """Return how own images are read; its parameters are the options of `own_images`."""
     with sign_of_life(quiet=False):
         from nas.data import FolderOptions
 
@@ -190,6 +192,30 @@ def make_images(
         image_size=image_size, crop=crop, grayscale=grayscale, background=background, skip_unreadable=skip_unreadable,
         allow_duplicates=allow_duplicates,
     )  # fmt: skip
+
+
+OwnImages = Callable[[], Any]
+"""A command's parameter `images` under `own_images`: called, it returns the `FolderOptions`, which takes seconds."""
+
+
+def own_images(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `make_images` in the place of its parameter `images`."""
+    options = inspect.signature(make_images, eval_str=True).parameters
+    signature = inspect.signature(command, eval_str=True)
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        parameters += options.values() if name == "images" else [parameter]
+
+    @functools.wraps(command)
+    def call(**given: Any) -> None:
+        images = functools.partial(make_images, **{name: given.pop(name) for name in options})
+        command(images=images, **given)
+
+    # What typer reads: the signature, and the annotations beside it.
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del call.__wrapped__
+    return call
 
 
 def make_augmentation(mirror: bool | None, text: str | None) -> dict[str, float] | None:

@@ -33,11 +33,12 @@ def write_quietly(study: str, storage: str | None, data_dir: Path | None) -> Pat
     """Write the report of a study that has just been worked on; what goes wrong is a warning, and loses nothing."""
     from nas.cli.options import notify
     from nas.errors import NasError, UsageError
-    from nas.report import publish, write_report
+    from nas.report import publish, read_findings, write_page
 
     try:
-        page = write_report([study], storage=storage, data_dir=data_dir)
-        publish(study, storage, data_dir=data_dir)
+        found = read_findings(study, storage, data_dir=data_dir)
+        page = write_page([found])
+        publish(found, storage)
         return page
     except UsageError:  # a study of recipes, or none of ours: there is no report of it
         return None

@@ -12,29 +12,24 @@ import typer
 
 from nas.cli.options import (
     TARGET_MISSED,
-    AllowDuplicates,
     AsJson,
     Augment,
     Backend,
-    Background,
     BudgetFile,
     ClassWeights,
     Cluster,
-    Crop,
     DataDir,
     DatasetName,
     Device,
-    Grayscale,
-    ImageSize,
     MaxFlash,
     MaxMacs,
     MaxParams,
     MaxRam,
     Mirror,
+    OwnImages,
     Quiet,
     RequireTarget,
     Seed,
-    SkipUnreadable,
     Storage,
     Target,
     Teacher,
@@ -45,6 +40,7 @@ from nas.cli.options import (
     make_budget,
     make_images,
     make_machine,
+    own_images,
     plural,
 )
 from nas.cli.report import write_quietly
@@ -55,6 +51,7 @@ if TYPE_CHECKING:
     from nas.searches import SearchResult
 
 
+@own_images
 def search(
     max_params: MaxParams = None,
     max_macs: MaxMacs = None,
@@ -64,12 +61,7 @@ def search(
     budget: BudgetFile = None,
     dataset: DatasetName = None,
     data_dir: DataDir = None,
-    image_size: ImageSize = None,
-    crop: Crop = False,
-    grayscale: Grayscale = None,
-    background: Background = None,
-    skip_unreadable: SkipUnreadable = False,
-    allow_duplicates: AllowDuplicates = False,
+    images: OwnImages = make_images,
     mirror: Mirror = None,
     augment: Augment = None,
     class_weights: ClassWeights = None,
@@ -144,10 +136,9 @@ def search(
         "finalist_epochs": finalist_epochs, "teacher": teacher, "augmentation": make_augmentation(mirror, augment),
         "class_weights": class_weights, "metric": metric,
     }  # fmt: skip
-    images = make_images(image_size, crop, grayscale, background, skip_unreadable, allow_duplicates)
-    machine = make_machine(data_dir, device, backend, workers, quiet, images=images, cluster=cluster)
+    machine = make_machine(data_dir, device, backend, workers, quiet, images=images(), cluster=cluster)
     if dry_run:
-        _dry_run(limits, (study, storage), machine, settings)
+        _dry_run(limits, study, storage, machine, settings)
         return
     from nas.library import search as find
 
@@ -163,8 +154,10 @@ def search(
         raise typer.Exit(TARGET_MISSED)
 
 
-def _dry_run(limits: Budget, place: tuple[str | None, str | None], machine: Machine, given: dict[str, Any]) -> None:
-    """Print what a search would do, and its first ten proposals; nothing is downloaded. `place`: study and storage."""
+def _dry_run(
+    limits: Budget, study: str | None, storage: str | None, machine: Machine, given: dict[str, Any]
+) -> None:  # fmt: skip
+    """Print what a search would do, and its first ten proposals; nothing is downloaded."""
     import numpy as np
 
     from nas.library import dataset_named
@@ -177,8 +170,8 @@ def _dry_run(limits: Budget, place: tuple[str | None, str | None], machine: Mach
     found, machine = dataset_named(limits.dataset, machine), machine.resolved()
     settings = Settings.for_budget(limits, found, **given)
     space, recipe = settings.space(found), settings.recipe
-    workers, name = machine.count, place[0] or settings.study_name
-    resumed = trials_to_resume(name, place[1], settings.identity(space, data_hash=""))
+    workers, name = machine.count, study or settings.study_name
+    resumed = trials_to_resume(name, storage, settings.identity(space, data_hash=""))
     standing = "" if resumed is None else f" (it is there, with {plural(resumed, 'trial')})"
     print(
         f"study {name}{standing}: {settings.budget} on {settings.dataset}, {workers} workers on "

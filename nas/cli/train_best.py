@@ -11,24 +11,19 @@ import typer
 
 from nas.cli.options import (
     TARGET_MISSED,
-    AllowDuplicates,
     AsJson,
     Augment,
     Backend,
-    Background,
     ClassWeights,
     Cluster,
-    Crop,
     DataDir,
     DatasetName,
     Device,
-    Grayscale,
-    ImageSize,
     Mirror,
     NoReport,
+    OwnImages,
     Quiet,
     RequireTarget,
-    SkipUnreadable,
     Storage,
     StudyArgument,
     StudyName,
@@ -40,6 +35,7 @@ from nas.cli.options import (
     make_images,
     make_machine,
     one_study,
+    own_images,
     plural,
 )
 from nas.cli.report import write_quietly
@@ -51,6 +47,7 @@ if TYPE_CHECKING:
     from nas.train import Recipe
 
 
+@own_images
 def train_best(
     study: StudyArgument = None,
     named: StudyName = None,
@@ -72,12 +69,7 @@ def train_best(
     ] = None,
     dataset: DatasetName = None,
     data_dir: DataDir = None,
-    image_size: ImageSize = None,
-    crop: Crop = False,
-    grayscale: Grayscale = None,
-    background: Background = None,
-    skip_unreadable: SkipUnreadable = False,
-    allow_duplicates: AllowDuplicates = False,
+    images: OwnImages = make_images,
     mirror: Mirror = None,
     augment: Augment = None,
     class_weights: ClassWeights = None,
@@ -102,9 +94,8 @@ def train_best(
     if recipe is not None and reference is not None:
         raise UsageError("--reference names the recipe too: give it without --recipe")
     study = one_study(study, named)
-    images = make_images(image_size, crop, grayscale, background, skip_unreadable, allow_duplicates)
     machine = make_machine(
-        data_dir, device, backend, workers, quiet or as_json, images=images, cluster=cluster
+        data_dir, device, backend, workers, quiet or as_json, images=images(), cluster=cluster
     ).resolved()
     from nas.data import prepare_dataset
     from nas.library import plan_full_run

@@ -10,31 +10,28 @@ from typing import Annotated
 import typer
 
 from nas.cli.options import (
-    AllowDuplicates,
     AsJson,
     Augment,
     Backend,
-    Background,
     Cluster,
-    Crop,
     DataDir,
     DatasetName,
     Device,
-    Grayscale,
-    ImageSize,
     Mirror,
+    OwnImages,
     Quiet,
     Seed,
-    SkipUnreadable,
     Teacher,
     Timeout,
     Workers,
     make_augmentation,
     make_images,
     make_machine,
+    own_images,
 )
 
 
+@own_images
 def tune(
     architecture: Annotated[str | None, typer.Option(help="The network (default: a study's winner).")] = None,
     study: Annotated[str | None, typer.Option("--study", help="Study of the winner (default: the latest).")] = None,
@@ -50,12 +47,7 @@ def tune(
     name: Annotated[str | None, typer.Option(help="Name of the recipe study (default: data set and network).")] = None,
     dataset: DatasetName = None,
     data_dir: DataDir = None,
-    image_size: ImageSize = None,
-    crop: Crop = False,
-    grayscale: Grayscale = None,
-    background: Background = None,
-    skip_unreadable: SkipUnreadable = False,
-    allow_duplicates: AllowDuplicates = False,
+    images: OwnImages = make_images,
     teacher: Teacher = "none",
     mirror: Mirror = None,
     augment: Augment = None,
@@ -70,8 +62,7 @@ def tune(
     unless another is better beyond chance.
     """
     began = time.monotonic()
-    images = make_images(image_size, crop, grayscale, background, skip_unreadable, allow_duplicates)
-    machine = make_machine(data_dir, device, backend, workers, quiet, images=images, cluster=cluster)
+    machine = make_machine(data_dir, device, backend, workers, quiet, images=images(), cluster=cluster)
     from nas.library import search_recipe
     from nas.report import duration, make_console, recipe_table
 

@@ -8,11 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.budget import Budget
-from nas.data import (
-    find_dataset,
-    load_training_data,
-    own_source,
-)
+from nas.data import Dataset, Split, TrainingData, find_dataset, load_training_data, own_source
 from nas.errors import UsageError
 from nas.library.full_runs import plan_full_run
 from nas.library.machine import Machine, as_budget, ready_dataset, warn
@@ -63,13 +59,9 @@ def search(
     board = None if tensorboard is None else TensorBoard(tensorboard / name)
     view = LiveView(make_console(), quiet=machine.quiet)
     with view:
-        view.working(f"loading {found.title}")
-        training = load_training_data(found, data_dir=machine.data_dir)
-        with view.paused():
-            warn(training, machine)
-        assert training.validation is not None
+        training, validation = _load(found, machine, view)
         provenance = machine.provenance(training, found)
-        record = provenance.fields() | {"target": chosen.target, "num_validation": len(training.validation)}
+        record = provenance.fields() | {"target": chosen.target, "num_validation": len(validation)}
         logits = 0 if chosen.recipe.teacher is None else sum(distilled_folds(chosen, training)[1].values())
         count = fitting(machine, training, logits, view=view)
         store = StudyStore.create(name, storage, chosen.identity(space, training.hash), record)
@@ -78,7 +70,7 @@ def search(
             in_use(study_folder(name)),
             FreshReport(name, storage, machine.data_dir) if report else contextlib.nullcontext(),
             contextlib.closing(board) if board else contextlib.nullcontext(),
-            open_pool(machine, training, training.validation, count) as pool,
+            open_pool(machine, training, validation, count) as pool,
         ):
             search = Search(store, space, chosen, pool, view, observe=board.trial if board else None)
             return search.run(training, provenance, deadline=deadline)
@@ -110,19 +102,25 @@ def search_recipe(
     found = ready_dataset(found.name, machine)
     view = LiveView(make_console(), quiet=machine.quiet)
     with view:
-        view.working(f"loading {found.title}")
-        training = load_training_data(found, data_dir=machine.data_dir)
-        with view.paused():
-            warn(training, machine)
-        assert training.validation is not None
+        training, validation = _load(found, machine, view)
         record = machine.provenance(training, found).fields()
-        record |= {"target": plan.target, "num_validation": len(training.validation)}
+        record |= {"target": plan.target, "num_validation": len(validation)}
         count = fitting(machine, training, 0 if recipe.teacher is None else recipe.epochs, view=view)
         store = StudyStore.create(name or chosen.study_name, None, chosen.identity(training.hash), record)
         with (
             in_use(study_folder(store.base)),
-            open_pool(machine, training, training.validation, count) as pool,
+            open_pool(machine, training, validation, count) as pool,
         ):
             logits = recipe_logits(recipe, training, pool, view)
             reason = search_recipes(store, chosen, pool, view, record, deadline=deadline, logits=logits)
     return reason | {"folder": str(study_folder(store.base) / "best")}
+
+
+def _load(found: Dataset, machine: Machine, view: LiveView) -> tuple[TrainingData, Split]:
+    """Return the training data and its validation images; what the user has to be told of them is told."""
+    view.working(f"loading {found.title}")
+    training = load_training_data(found, data_dir=machine.data_dir)
+    with view.paused():
+        warn(training, machine)
+    assert training.validation is not None
+    return training, training.validation

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from nas.report.images import ImageBar, print_check
     from nas.report.in_terminal import confusion_view, study_view
     from nas.report.live import LiveView
-    from nas.report.page import MOST_BYTES, REPORT, write_report
+    from nas.report.page import MOST_BYTES, REPORT, write_page, write_report
     from nas.report.pictures import PICTURES, Picture, plot, require_name, require_suffix
     from nas.report.run_view import RunView
     from nas.report.search_screen import screen, sparkline
@@ -94,6 +94,7 @@ __all__ = [
     "titled",
     "trial_table",
     "write_augmented",
+    "write_page",
     "write_report",
 ]
 
@@ -103,7 +104,7 @@ _PLACES = {
     "fresh": ("FreshReport",),
     "tensorboard": ("TensorBoard",),
     "images": ("ImageBar", "print_check"),
-    "page": ("MOST_BYTES", "REPORT", "write_report"),
+    "page": ("MOST_BYTES", "REPORT", "write_page", "write_report"),
     "sheet": ("write_augmented",),
     "pictures": ("PICTURES", "Picture", "plot", "require_name", "require_suffix"),
     "event_lines": ("event_line", "status"),

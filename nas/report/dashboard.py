@@ -7,14 +7,13 @@ import io
 import mimetypes
 import uuid
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from optuna.artifacts import FileSystemArtifactStore
 
 from nas.budget import last_epochs
 from nas.errors import NasError, StorageError
-from nas.report.findings import Findings, findings_of
+from nas.report.findings import Findings
 from nas.report.pictures import PICTURES
 from nas.report.svg import svg_file
 from nas.report.tables import account, score_of
@@ -43,15 +42,14 @@ def artifact_store(store: StudyStore) -> FileSystemArtifactStore:
     return FileSystemArtifactStore(folder)
 
 
-def publish(name: str, storage: str | None, *, data_dir: Path | None = None) -> None:
-    """Bring note and artifacts of a search up to date, where optuna-dashboard is installed.
+def publish(found: Findings, storage: str | None) -> None:
+    """Bring note and artifacts of a search up to date with what was read of it, where optuna-dashboard is installed.
 
     Raise `NasError` for a study that cannot be read or written.
     """
     if find_spec("optuna_dashboard") is None:
         return
-    store = StudyStore.open(name, storage)
-    found = findings_of(store, data_dir=data_dir)
+    store = StudyStore.open(found.folder.name, storage)  # of a copied folder, not the name in its database
     if found.winner_trial is not None:
         _attach(store, found)
     _write_note(store, found)

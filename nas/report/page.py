@@ -47,7 +47,11 @@ def write_report(
     this version of nas, `StorageError` for one that cannot be read or a page that cannot be written.
     """
     names = list(dict.fromkeys(studies)) or [latest_study() if storage is None else ""]
-    every = [read_findings(name, storage, data_dir=data_dir) for name in names]
+    return write_page([read_findings(name, storage, data_dir=data_dir) for name in names], path)
+
+
+def write_page(every: Sequence[Findings], path: Path | None = None) -> Path:
+    """Write the page of what was read of studies, where `write_report` writes it; return its path, raise as it does."""
     path = path or (every[0].folder if len(every) == 1 else studies_dir()) / REPORT
     page = report_page(every)
     if len(page.encode()) > MOST_BYTES:

@@ -27,7 +27,7 @@ from nas.study.ownership import HEARTBEAT_SECONDS, STALE_SECONDS, is_dead
 from nas.study.paths import OPENINGS, latest_study, studies_dir, study_folder, study_names
 from nas.study.progress import Event, Progress, Stage, View, WorkerLine
 from nas.study.run_state import ENDED, INTERRUPTED, RUN, RunState, StageState
-from nas.study.storage import database_url, storage_errors
+from nas.study.storage import storage_errors
 from nas.study.store import ClaimedTrial, StudyStore
 from nas.study.table import TrialTable, rank
 
@@ -59,7 +59,6 @@ __all__ = [
     "View",
     "WorkerLine",
     "copy_study",
-    "database_url",
     "delete_study",
     "fetch_artifact",
     "fetch_file",

@@ -36,11 +36,6 @@ CONNECT_SECONDS = 10
 _SECRET_KEY = re.compile(r"password|passwd|pwd|secret|token", re.IGNORECASE)
 
 
-def database_url(name: str) -> str:
-    """Return the storage URL of a study that lives in its own folder."""
-    return URL.create("sqlite", database=str(study_folder(name) / DATABASE)).render_as_string(hide_password=False)
-
-
 def without_secrets(message: str, storage: str | None) -> str:
     """Return a driver's message without the storage's URL and passwords, which some drivers quote."""
     for secret in _secrets(storage or ""):

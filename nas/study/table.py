@@ -16,8 +16,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.space import DISCARDS
 
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-
 MANY_LEARNED = 1000
 """Trials up to which a sampler of Optuna is given all: its work for each draw grows with them."""
 

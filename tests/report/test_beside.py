@@ -163,7 +163,7 @@ def test_the_winner_has_its_files_and_the_study_its_answer(folder, served):
     (run / "CARD.md").write_text("# a card\n")
     (folder / "toy" / "report.html").write_text("<p>a page</p>")
     for _ in range(2):  # twice is once
-        publish("toy", None)
+        publish(read_findings("toy"), None)
     answer = json.loads(served(f"/api/studies/{_id(served)}"))
     (trial,) = [each for each in answer["trials"] if each["number"] == found.winner_trial]
     names = sorted(each["filename"] for each in trial["artifacts"])
@@ -186,11 +186,11 @@ def test_a_note_of_the_users_own_stays_and_a_new_winner_takes_over(folder, serve
     from optuna_dashboard import get_note, save_note
 
     first = reports.searched(trials=4)
-    publish("toy", None)
+    publish(read_findings("toy"), None)
     store = StudyStore.open("toy")
     assert get_note(store.study).rstrip().endswith(SIGNATURE)
     toys.run(toys.Pool(), store=toys.open_study(chosen=toys.settings(trials=9)), trials=9)
-    publish("toy", None)
+    publish(read_findings("toy"), None)
     found = read_findings("toy")
     assert found.schedule in get_note(store.study)
     if found.winner_trial != first.winner_trial:
@@ -198,12 +198,12 @@ def test_a_note_of_the_users_own_stays_and_a_new_winner_takes_over(folder, serve
         having = [each["number"] for each in answer["trials"] if each["artifacts"]]
         assert having == [found.winner_trial]
     save_note(store.study, "my own words")
-    publish("toy", None)
+    publish(read_findings("toy"), None)
     assert get_note(store.study) == "my own words"
 
 
 def test_a_study_without_an_answer_has_a_note_that_says_so(folder):
     toys.open_study()
     assert "No trial is complete yet" in note_of(read_findings("toy"))
-    publish("toy", None)
+    publish(read_findings("toy"), None)
     assert not any((folder / "toy").glob("artifacts/*"))

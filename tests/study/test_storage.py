@@ -13,11 +13,11 @@ import optuna
 import pytest
 import toys
 from optuna.distributions import IntDistribution
-from sqlalchemy import MetaData
+from sqlalchemy import URL, MetaData
 
 from nas.errors import NasError, StorageError, UsageError
 from nas.machine import redact_url
-from nas.study import StudyStore, database_url, latest_study, storage_errors, study_folder, study_names
+from nas.study import StudyStore, latest_study, storage_errors, study_folder, study_names
 from nas.study.frame import frame, load_study
 from nas.study.storage import open_storage, without_secrets
 
@@ -45,9 +45,9 @@ def test_any_plain_name_is_a_study(name, folder):
 
 def _ordinary(name):
     """The database as Optuna alone opens it, by URL where that can name it."""
-    if not set(name) & set("?%"):
-        return database_url(name)
     path = study_folder(name) / "study.db"
+    if not set(name) & set("?%"):
+        return URL.create("sqlite", database=str(path)).render_as_string()
     return optuna.storages.RDBStorage("sqlite://", engine_kwargs={"creator": lambda: sqlite3.connect(path)})
 
 
