@@ -12,12 +12,12 @@ from typing import Any
 from optuna.artifacts import FileSystemArtifactStore
 
 from nas.budget import last_epochs
-from nas.errors import NasError, StorageError
+from nas.errors import NasError
 from nas.report.findings import Findings
 from nas.report.pictures import PICTURES
 from nas.report.svg import svg_file
 from nas.report.tables import account, score_of
-from nas.study import StudyStore, study_folder
+from nas.study import StudyStore, make_folder, study_folder
 
 ARTIFACTS = "artifacts"
 """The folder in a study's folder."""
@@ -35,10 +35,7 @@ SIGNATURE = "*Written by `nas`: a note of your own in its place stays.*"
 def artifact_store(store: StudyStore) -> FileSystemArtifactStore:
     """Return the store of a study's artifacts, a folder beside its other files."""
     folder = study_folder(store.base) / ARTIFACTS
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot make {folder} ({error.strerror}): free it, or set NAS_STUDIES") from error
+    make_folder(folder)
     return FileSystemArtifactStore(folder)
 
 

@@ -24,7 +24,7 @@ from nas.study.manage import (
     trials_to_resume,
 )
 from nas.study.ownership import HEARTBEAT_SECONDS, STALE_SECONDS, is_dead
-from nas.study.paths import OPENINGS, latest_study, studies_dir, study_folder, study_names
+from nas.study.paths import OPENINGS, latest_study, make_folder, studies_dir, study_folder, study_names
 from nas.study.progress import Event, Progress, Stage, View, WorkerLine
 from nas.study.run_state import ENDED, INTERRUPTED, RUN, RunState, StageState
 from nas.study.storage import storage_errors
@@ -69,6 +69,7 @@ __all__ = [
     "latest_study",
     "list_studies",
     "load_study",
+    "make_folder",
     "rank",
     "rename_study",
     "require_idle",

@@ -56,3 +56,11 @@ def _shown(path: Path) -> Path:
         return path.resolve()
     except OSError:
         return path
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of a study, where it is not there. Raise `StorageError` where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make {folder} ({error.strerror}): free it, or set NAS_STUDIES") from error

@@ -24,7 +24,7 @@ from nas.errors import StorageError, UsageError
 from nas.machine import redact_url
 from nas.study.identity import FORMAT, SETTINGS, recorded, require_same
 from nas.study.ownership import Staleness, owner_attrs, owner_name
-from nas.study.paths import DATABASE, studies_dir, study_folder, study_names
+from nas.study.paths import DATABASE, make_folder, studies_dir, study_folder, study_names
 from nas.study.reader import TrialReader
 from nas.study.storage import FINALISTS, open_storage, rename_in_database, storage_errors
 from nas.study.table import TrialTable
@@ -75,12 +75,7 @@ class StudyStore:
         `identity` must equal what the study was made with; `record` is stored besides. Raise `UsageError` naming the
         first key that differs or a study of another origin, `StorageError` for a database that cannot be used.
         """
-        try:  # with a storage elsewhere too: weights and the winner go here
-            study_folder(name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(
-                f"cannot make {study_folder(name)} ({error.strerror}): free it, or set NAS_STUDIES"
-            ) from error
+        make_folder(study_folder(name))  # with a storage elsewhere too: weights and the winner go here
         storage = open_storage(url, name, create=True)
         with storage_errors(url, name):
             if url is None and isinstance(storage, RDBStorage):
