@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import sys
 import time
@@ -45,12 +46,11 @@ class NotebookDisplay:
         """Draw, at most once a second; `now` in any case."""
         if not now and time.monotonic() - self._shown < REFRESH_SECONDS:
             return
-        from IPython.display import HTML, display
-
+        ipython = importlib.import_module("IPython.display")
         self._shown = time.monotonic()
-        page = HTML(self.html(renderable))  # type: ignore[no-untyped-call]
+        page = ipython.HTML(self.html(renderable))
         if self._handle is None:
-            self._handle = display(page, display_id=True)  # type: ignore[no-untyped-call]
+            self._handle = ipython.display(page, display_id=True)
         else:
             self._handle.update(page)
 
