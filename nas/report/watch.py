@@ -17,13 +17,13 @@ from nas.study import (
     STALE_SECONDS,
     Event,
     Progress,
+    Runs,
     RunState,
     Stage,
     StudyStore,
     View,
     WorkerLine,
-    is_dead,
-    is_in_use,
+    read_runs,
 )
 
 BRIEF, FINALISTS = "brief trials", "finalists"
@@ -42,6 +42,7 @@ class Watcher:
             title=str(budget), target=store.attrs.get("target"), lines=[], clock=clock, max_params=budget.max_params
         )
         self._seen: dict[str, set[int]] = {}  # finished trials that the view knows, by study
+        self._runs = Runs(clock=clock)
         self._signature: Any = None
         self._changed = clock()
 
@@ -51,14 +52,17 @@ class Watcher:
         self.second = self.second or self.store.open_finalists()
         if self.second is not None:
             self.second.refresh()
-        state = RunState.read(self.store.attrs)
+        attrs = self.store.attrs
+        at_work = self._runs.at_work(attrs)
+        every = at_work or read_runs(attrs)
+        state = every[-1] if every else None  # of several at work, the one that began last
         self._note_changes(state)
         self._describe(state)
         for event in self._events():
             self.view(self.progress, event)
         self.progress.note = self._silence(state)
         self.view(self.progress, None)
-        return self._end(state)
+        return None if at_work else _end(state)
 
     # --- what it is at
 
@@ -143,7 +147,7 @@ class Watcher:
             for trial in self._running()
         ]
         counts = [len(each.table) for each in (self.store, self.second) if each is not None]
-        if (signature := (counts, running, state)) != self._signature:
+        if (signature := (counts, running, None if state is None else state.phase)) != self._signature:
             self._signature, self._changed = signature, self._clock()
 
     # --- whether it goes on
@@ -153,24 +157,19 @@ class Watcher:
         silent = self._clock() - self._changed
         if silent < STALE_SECONDS:
             return ""
-        if state is not None and not self._running() and not is_dead(state.owner):
+        if state is not None and not self._running():
             return f"nothing to see for {duration(silent)}: teachers and winners are made outside the study"
         return f"nothing has been written for {duration(silent)}: is the search still running?"
 
-    def _end(self, state: RunState | None) -> str | None:
-        stores = (self.store, self.second)
-        left = [each for store in stores if store is not None for _, each in store.foreign({})]
-        if any(seconds > 0 for seconds in left):
-            return None
-        if state is None:
-            return "no search is at work on this study" if not left else "the search was killed: run it again to go on"
-        if state.phase == ENDED:
-            return "the search has ended"
-        if state.phase == INTERRUPTED:
-            if self.store.url is None and is_in_use(self.store.base):  # one of several searches: another goes on
-                return None
-            return "the search was interrupted: run it again to go on"
-        return "the search was killed: run it again to go on" if is_dead(state.owner) else None
+
+def _end(state: RunState | None) -> str:
+    """Return how the latest search ended, where none is at work."""
+    if state is None:
+        return "no search is at work on this study"
+    if state.phase == ENDED:
+        return "the search has ended"
+    how = "interrupted" if state.phase == INTERRUPTED else "killed"
+    return f"the search was {how}: run it again to go on"
 
 
 def _line(trial: FrozenTrial, epochs: int) -> WorkerLine:

@@ -21,14 +21,13 @@ from nas.space import SearchSpace
 from nas.study import (
     ENDED,
     INTERRUPTED,
-    RUN,
     Deadline,
     Event,
     Interrupts,
     Loop,
     Observe,
+    Presence,
     Progress,
-    RunState,
     Stage,
     StudyStore,
     View,
@@ -63,6 +62,7 @@ class Search:
         self.progress = Progress(
             title=str(settings.budget), target=settings.target, lines=lines, max_params=settings.budget.max_params
         )
+        self.presence = Presence(store, self.progress, settings.trials)
 
     def run(self, training: TrainingData, provenance: Provenance, *, deadline: Deadline | None = None) -> SearchResult:
         """Search to `settings.trials` finished trials, race the finalists, export the winner.
@@ -74,14 +74,17 @@ class Search:
         deadline = deadline or Deadline.after(settings.timeout)
         with Interrupts() as interrupts, self._ends():
             self._plan()
-            self._enter(_TeacherProgress.NAME)
+            self.presence.enter(_TeacherProgress.NAME)
+            self._live()
             with interrupts.allowed():
                 logits, teacher = self._teachers(training, deadline, interrupts)
-            loop = Loop(self.pool, self.progress, self.view, interrupts, self.observe)
+            loop = Loop(
+                self.pool, self.progress, self.view, interrupts, observe=self.observe, live=self._live
+            )  # fmt: skip
             brief = BriefTrials(store, self.space, settings, logits, self.propose)
             if settings.published:
                 brief.enqueue_published()
-            self._enter(BriefTrials.name)
+            self.presence.enter(BriefTrials.name)
             brief_done = loop.run(brief, deadline.share(BRIEF_SHARE))
             if brief.ended_early:
                 self.view(self.progress, Event(note=brief.ended_early))
@@ -90,7 +93,7 @@ class Search:
                 raise InfeasibleError(
                     f"no trial of the study '{store.name}' completed: give more --trials or a longer --timeout"
                 )
-            self._enter(Finalists.name)
+            self.presence.enter(Finalists.name)
             raced = loop.run(Finalists(store, candidates, settings, logits), deadline.share(FINAL_SHARE))
             num_validation = 0 if training.validation is None else len(training.validation)
             context = Context(settings=settings, provenance=provenance, num_validation=num_validation, teacher=teacher)
@@ -109,9 +112,11 @@ class Search:
             Stage(name=BriefTrials.name, work=float(settings.trials)), Stage(name=Finalists.name, work=final_work)
         ]  # fmt: skip
 
-    def _enter(self, phase: str) -> None:
-        """Write into the study where this search is."""
-        self.store.set_attr(RUN, RunState.of(self.progress, phase, self.settings.trials).to_dict())
+    def _live(self) -> None:
+        """Show others that this search lives, and the user once who else is at work."""
+        for other in self.presence.beat():
+            note = f"another search is at work on this study, {other.name}: the two share its trials"
+            self.view(self.progress, Event(note=note))
 
     @contextlib.contextmanager
     def _ends(self) -> Iterator[None]:
@@ -120,9 +125,9 @@ class Search:
             yield
         except BaseException:
             with contextlib.suppress(Exception):  # where the database is the trouble, it stays unwritten
-                self._enter(INTERRUPTED)
+                self.presence.enter(INTERRUPTED)
             raise
-        self._enter(ENDED)
+        self.presence.enter(ENDED)
 
     def _teachers(
         self, training: TrainingData, deadline: Deadline, interrupts: Interrupts
@@ -135,7 +140,7 @@ class Search:
         if settings.recipe.teacher is None:
             return {}, None
         folds, epochs = distilled_folds(settings, training)
-        watch = _TeacherProgress(self.progress, self.view, deadline, interrupts)
+        watch = _TeacherProgress(self.progress, self._watch, deadline, interrupts)
         trained = len(teacher_groups(epochs, training)) * TEACHER_EPOCHS * training.dataset.epoch_factor
         watch.plan(trained + sum(epochs.values()), self._relative_cost(training))
         cache = TeacherCache(studies_dir() / "teachers", training, self.pool, watch)
@@ -150,6 +155,10 @@ class Search:
             accuracy=statistics.fmean(record.last5 for record in distinct),
         )  # fmt: skip
         return {seed: found[fold].path for seed, fold in folds.items()}, teacher
+
+    def _watch(self, progress: Progress, event: Event | None) -> None:
+        self._live()
+        self.view(progress, event)
 
     def _relative_cost(self, training: TrainingData) -> float:
         """Estimate an epoch of the teacher in brief trials: by the square root of its parameters."""

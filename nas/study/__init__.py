@@ -26,7 +26,7 @@ from nas.study.manage import (
 from nas.study.ownership import HEARTBEAT_SECONDS, STALE_SECONDS, is_dead
 from nas.study.paths import OPENINGS, latest_study, make_folder, studies_dir, study_folder, study_names
 from nas.study.progress import Event, Progress, Stage, View, WorkerLine
-from nas.study.run_state import ENDED, INTERRUPTED, RUN, RunState, StageState
+from nas.study.run_state import ENDED, INTERRUPTED, RUN, Presence, Runs, RunState, StageState, read_runs
 from nas.study.storage import storage_errors
 from nas.study.store import ClaimedTrial, StudyStore
 from nas.study.table import TrialTable, rank
@@ -49,8 +49,10 @@ __all__ = [
     "Loop",
     "Observe",
     "Phase",
+    "Presence",
     "Progress",
     "RunState",
+    "Runs",
     "Stage",
     "StageState",
     "StudyInfo",
@@ -71,6 +73,7 @@ __all__ = [
     "load_study",
     "make_folder",
     "rank",
+    "read_runs",
     "rename_study",
     "require_idle",
     "share_file",

@@ -57,10 +57,12 @@ class Loop:
     """Runs phases on a pool; one for a whole search, so that progress and interruption are handled in one place."""
 
     def __init__(
-        self, pool: Pool, progress: Progress, view: View, interrupts: Interrupts, observe: Observe | None = None
-    ) -> None:
+        self, pool: Pool, progress: Progress, view: View, interrupts: Interrupts,
+        *, observe: Observe | None = None, live: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
         self.pool, self.progress, self.view, self.interrupts = pool, progress, view, interrupts
         self.observe = observe or (lambda trial, message: None)
+        self.live = live or (lambda: None)  # called often, to show that this process lives
         self.running: dict[int, ClaimedTrial] = {}  # of this process: in training, or between two trainings
         self._supervisor = Supervisor(progress.clock)
         self._postponed: list[tuple[TrainJob, str]] = []
@@ -78,6 +80,7 @@ class Loop:
         try:
             while True:
                 self.interrupts.check()
+                self.live()
                 phase.store.refresh()
                 self._recover(phase)
                 self._fill(phase, deadline)
@@ -146,6 +149,7 @@ class Loop:
                 self._act(phase, message)
                 self.interrupts.check()
             self._end_hanging()
+            self.live()
             phase.update(self.progress)
             self.view(self.progress, None)
         if self._clock() >= self._next_beat:  # whatever ended meanwhile: a long training shows its owner too

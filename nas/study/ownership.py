@@ -53,16 +53,16 @@ class Staleness:
 
     def __init__(self, *, seconds: float = STALE_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds, self._clock = seconds, clock
-        self._seen: dict[int, tuple[tuple[Any, ...], float]] = {}  # trial -> its owner and beat, and since when
+        self._seen: dict[int | str, tuple[tuple[Any, ...], float]] = {}  # what runs -> its owner and beat, since when
 
-    def seconds_left(self, trial: int, attributes: Attributes) -> float:
-        """Return for how long the owner of a running trial may still be silent; 0 where it is gone."""
+    def seconds_left(self, running: int | str, attributes: Attributes) -> float:
+        """Return for how long the owner of a running trial or search may still be silent; 0 where it is gone."""
         beat = (attributes.get("owner"), attributes.get("heartbeat"))
         if is_dead(str(attributes.get("owner", ""))):
             return 0.0
-        known = self._seen.get(trial)
+        known = self._seen.get(running)
         if known is None or known[0] != beat:
-            self._seen[trial] = known = (beat, self._clock())
+            self._seen[running] = known = (beat, self._clock())
         return max(0.0, known[1] + self._seconds - self._clock())
 
 
@@ -75,6 +75,12 @@ def is_dead(owner: str) -> bool:
     if not boot or (boot, namespace) != _place() or not pid.isdigit():
         return False
     return _start_time(int(pid)) != start or not _alive(int(pid))
+
+
+def is_alive(owner: str) -> bool:
+    """Tell whether the owner is a process of this machine and namespace that runs."""
+    parts = owner.split("/")
+    return len(parts) == 6 and bool(parts[1]) and (parts[1], parts[2]) == _place() and not is_dead(owner)
 
 
 @cache

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from nas.errors import StorageError
 from nas.report import Watcher, screen
-from nas.study import RUN, RunState, StudyStore, in_use, study_folder
+from nas.study import RUN, RunState, StudyStore
 
 
 def watcher(events, **options):
@@ -70,7 +70,7 @@ def test_a_killed_search_is_told_from_a_silent_one(folder, dead_owner):
     trial = store.claim({}, {}, {"schedule": "4v M 6 G C", "num_params": 321})
     state = RunState(phase="brief trials", trials=4, stages=(), workers=1,
                      began="2026-01-01T00:00:00+00:00")  # fmt: skip
-    store.set_attr(RUN, state.to_dict())
+    store.set_attr(f"{RUN}one", state.to_dict())
     watch = watcher([], clock=clock)
     assert watch.look() is None
     clock.now += 300
@@ -79,14 +79,44 @@ def test_a_killed_search_is_told_from_a_silent_one(folder, dead_owner):
     store.heartbeat(trial)
     assert watch.look() is None
     assert watch.progress.note == ""
-    store.annotate(trial, owner=dead_owner)
-    store.set_attr(RUN, state.to_dict() | {"owner": dead_owner})
+    store.set_attr(f"{RUN}one", state.to_dict() | {"owner": dead_owner})
     assert "killed" in watch.look()
+
+
+def test_a_search_on_another_machine_is_gone_when_its_heartbeat_stands_still(folder):
+    store, clock = toys.open_study(), Clock()
+    state = RunState(phase="brief trials", trials=4, stages=(), workers=1, began="2026-01-01T00:00:00+00:00",
+                     owner="far/boot/space/1/2/3")  # fmt: skip
+    store.set_attr(f"{RUN}far", state.to_dict())
+    watch = watcher([], clock=clock)
+    assert watch.look() is None
+    clock.now += 80
+    store.set_attr(f"{RUN}far", state.to_dict() | {"heartbeat": 1})
+    assert watch.look() is None
+    clock.now += 80
+    assert watch.look() is None
+    clock.now += 80
+    assert "killed" in watch.look()
+
+
+def test_of_two_searches_each_is_told_of_the_other_once(folder):
+    far = RunState(phase="brief trials", trials=4, stages=(), workers=1, began="2026-01-01T00:00:00+00:00",
+                   owner="far/boot/space/17/2/3")  # fmt: skip
+    store, notes = toys.open_study(), []
+    store.set_attr(f"{RUN}far", far.to_dict())
+    store.set_attr(f"{RUN}over", far.to_dict() | {"owner": "gone/boot/space/18/2/3", "phase": "ended"})
+    toys.run(toys.Pool(), store=store, view=lambda _, event: notes.append(str(event)) if event else None)
+    met = [note for note in notes if "another search" in note]
+    assert met == ["another search is at work on this study, far (pid 17): the two share its trials"]
+    assert watcher([]).look() is None  # that one goes on
 
 
 def test_a_study_of_an_earlier_version_has_no_state(folder):
     toys.run(toys.Pool(), trials=3)
-    StudyStore.open("toy").set_attr(RUN, {"phase": 7})
+    store = StudyStore.open("toy")
+    for key in store.attrs:
+        if key.startswith(RUN):
+            store.set_attr(key, {"phase": 7})
     watch = watcher([])
     assert watch.look() == "no search is at work on this study"
     assert watch.progress.phase == "finalists"
@@ -100,8 +130,6 @@ def test_an_interrupted_search_says_so(folder):
 
     with pytest.raises(KeyboardInterrupt):
         toys.run(toys.Pool(), view=interrupt)
-    with in_use(study_folder("toy")):  # by another search
-        assert watcher([]).look() is None
     assert "interrupted" in watcher([]).look()
     toys.run(toys.Pool(), store=toys.open_study())
     assert watcher([]).look() == "the search has ended"
