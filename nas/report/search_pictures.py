@@ -181,13 +181,13 @@ def curves(found: Findings) -> XYChart | None:
 
 def schedules(found: Findings) -> BarChart | None:
     """Draw where every generated schedule went."""
-    counts, ends = found.counts, ("waiting", "running", "complete", "pruned", "fail")
+    counts, ends = found.counts, ("waiting", "running", "complete", "pruned", "fail", "interrupted")
     total = counts["generated"] + counts["tried again"]
     if not total:
         return None
     rows = []
     for key in (*DISCARDS, *ends):
-        if not counts[key] and key in ("waiting", "running", "fail"):
+        if not counts[key] and key not in (*DISCARDS, "complete", "pruned"):
             continue
         share = counts[key] / total
         where = "discarded before any training" if key in DISCARDS else "a trial"

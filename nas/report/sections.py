@@ -160,7 +160,8 @@ def recalls(found: Findings) -> Markup | None:
 
 def table(header: Sequence[str], rows: Iterable[Markup], *, label: str) -> Markup:
     """Return a table that scrolls by itself on a narrow screen; columns of numbers have right-aligned heads."""
-    words = ("", "class", "schedule", "what", "winner", "study", "when (UTC)", "command", "trial's schedule", "reason")
+    words = ("", "class", "schedule", "what", "winner", "study", "when (UTC)", "command", "trial's schedule", "reason",
+             "state")  # fmt: skip
     cells = [
         tag("th", name, scope="col", class_=None if name in words else "number") if name else tag("td", "")
         for name in header
@@ -248,11 +249,12 @@ def _failures(found: Findings) -> Markup | None:
         return None
     rows = [
         tag("tr", tag("td", trial.number, class_="number"),
+            tag("td", "interrupted" if trial.user_attrs.get("interrupted") else "failed"),
             tag("td", tag("code", trial.user_attrs.get("schedule", ""))), tag("td", trial.user_attrs["reason"]))
         for trial in failed[:MOST_FAILURES]
     ]  # fmt: skip
     more = f" (the first {MOST_FAILURES} of {len(failed)})" if len(failed) > MOST_FAILURES else ""
     return join(
-        tag("h3", f"Failed trials{more}"),
-        table(("trial", "trial's schedule", "reason"), rows, label=f"Failed trials of {found.name}"),
+        tag("h3", f"Failed and interrupted trials{more}"),
+        table(("trial", "state", "trial's schedule", "reason"), rows, label=f"What did not end well in {found.name}"),
     )

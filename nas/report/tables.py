@@ -139,9 +139,9 @@ def account(counts: Mapping[str, int]) -> str:
 
 def brief_account(counts: Mapping[str, int], pace: str = "") -> str:
     """Return the account for a narrow terminal: the reasons of discards in one sum, `pace` beside it."""
-    trials = sum(counts[state] for state in ("waiting", "running", "complete", "pruned", "fail"))
+    trials = sum(counts[state] for state in ("waiting", "running", "complete", "pruned", "fail", "interrupted"))
     discarded = counts["generated"] + counts["tried again"] - trials
-    shown = [state for state in ("complete", "pruned", "fail") if counts[state]]
+    shown = [state for state in ("complete", "pruned", "fail", "interrupted") if counts[state]]
     ended = "".join(f", {counts[state]:,} {STATES.get(state, state)}" for state in shown)
     return f"generated {counts['generated']:,}: {discarded:,} discarded{pace}{ended}"
 

@@ -129,6 +129,9 @@ class Watcher:
 
     def _event(self, trial: FrozenTrial) -> Event:
         attrs, final = trial.user_attrs, "candidate" in trial.params
+        if attrs.get("interrupted"):
+            name = f"finalist {trial.params['candidate']}" if final else f"trial {trial.number}"
+            return Event(note=f"{name} was interrupted: {attrs.get('reason', '')}")
         accuracy = trial.value
         if accuracy is None and trial.intermediate_values:
             accuracy = trial.intermediate_values[max(trial.intermediate_values)]

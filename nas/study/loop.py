@@ -69,7 +69,6 @@ class Loop:
         self._clock = progress.clock
         self._next_beat = 0.0
         self._listened = 0.0
-        self._waiting_since: float | None = None
 
     def run(self, phase: Phase, deadline: Deadline) -> bool:
         """Train until the phase is complete; return False where the deadline came first."""
@@ -87,6 +86,7 @@ class Loop:
                 complete = phase.update(self.progress)
                 self.view(self.progress, None)
                 if complete and not self.running:
+                    self.progress.note = ""
                     return True
                 if deadline.passed:
                     self._give_up(phase, "cut by the time limit")
@@ -124,6 +124,7 @@ class Loop:
 
     def _submit(self, job: TrainJob, text: str) -> None:
         if not self.pool.jobs:
+            self.progress.note = ""
             self.progress.await_workers()
             self.view(self.progress, None)
         with self.interrupts.allowed():  # the first job compiles kernels and starts processes: seconds
@@ -217,16 +218,12 @@ class Loop:
             self.pool.end(number)
 
     def _wait(self, phase: Phase) -> None:
-        """Wait for trainings of other processes, and say for whom and until when."""
-        foreign = phase.store.foreign(self.running)
-        if foreign and (self._waiting_since is None or self._clock() - self._waiting_since > 30):
-            self._waiting_since = self._clock()
-            trial, left = max(foreign, key=lambda each: each[1])
+        """Wait for trainings of other processes, and say for whom."""
+        if foreign := phase.store.foreign(self.running):
+            trial, _ = max(foreign, key=lambda each: each[1])
             owner = phase.store.owner_of(trial)
-            note = (
-                f"waiting for trial {trial.number} of {owner}: taken over in {left:.0f} s unless it shows a heartbeat"
-            )
-            self.view(self.progress, Event(note=note))
+            self.progress.note = f"waiting for trial {trial.number} of {owner}, taken over if that shows no heartbeat"
+            self.view(self.progress, None)
         with self.interrupts.allowed():
             time.sleep(1)
 

@@ -27,13 +27,16 @@ from nas.study.ownership import Staleness, owner_attrs, owner_name
 from nas.study.paths import DATABASE, make_folder, studies_dir, study_folder, study_names
 from nas.study.reader import TrialReader
 from nas.study.storage import FINALISTS, open_storage, rename_in_database, storage_errors
-from nas.study.table import TrialTable
+from nas.study.table import INTERRUPTED, TrialTable
 
 WITHOUT_TRIAL = "discards_without_trial"
 """The study's attribute with the discards, by reason, after which no trial could be made."""
 
 ARTIFACTS = "artifacts"
 """The study's attribute with the place of weights that all machines find."""
+
+AGAIN = "; enqueued again"
+"""The end of the reason of an interrupted trial whose point is tried once more."""
 
 CARRIED = ("schedule", "num_params", "macs", "published", "seed", "recipe", "default", "scores", "seconds")
 """Attributes that a trial hands on to the one that takes its place."""
@@ -275,7 +278,7 @@ class StudyStore:
         later number always sees the other.
         """
         table = self.refresh()
-        earlier = [each.number for each in same(table) if not each.user_attrs.get("interrupted")]
+        earlier = [each.number for each in same(table) if not each.user_attrs.get(INTERRUPTED)]
         if min(earlier, default=claimed.number) < claimed.number:
             reason = f"another process claimed its point as trial {min(earlier)}"
             self.fail_interrupted(claimed, reason, again=False)
@@ -330,10 +333,11 @@ class StudyStore:
         """
         with self.errors(), contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another was quicker
             trial_id = self._id_of(trial.number)
-            self.storage.set_trial_user_attr(trial_id, "reason", reason)
-            self.storage.set_trial_user_attr(trial_id, "interrupted", True)
             stored = self.storage.get_trial(trial_id)
-            if again and stored.params:
+            again = again and bool(stored.params)
+            self.storage.set_trial_user_attr(trial_id, "reason", f"{reason}{AGAIN if again else ''}")
+            self.storage.set_trial_user_attr(trial_id, INTERRUPTED, True)
+            if again:
                 attrs = {key: stored.user_attrs[key] for key in CARRIED if key in stored.user_attrs}
                 self.enqueue(stored.params, stored.distributions, {**attrs, "again_after": stored.number})
             self.storage.set_trial_state_values(trial_id, TrialState.FAIL)

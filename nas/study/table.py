@@ -16,6 +16,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.space import DISCARDS
 
+INTERRUPTED = "interrupted"
+"""The attribute of a trial that did not end by itself: to Optuna it has failed, to people it was interrupted."""
+
+STATES = (*(state.name.lower() for state in TrialState), INTERRUPTED)
+"""How trials stand: in Optuna's states, of which those that were interrupted are counted apart."""
+
 MANY_LEARNED = 1000
 """Trials up to which a sampler of Optuna is given all: its work for each draw grows with them."""
 
@@ -40,7 +46,7 @@ class TrialTable:
         self.curves: dict[int, list[float]] = {}  # epoch -> accuracies of the complete trials, in ascending order
         self._schedules: dict[str, list[FrozenTrial]] = {}  # of all finished trials
         self._ended: list[int] = []  # numbers of those that finished by themselves: not cut by an interruption
-        self._states: Counter[TrialState] = Counter()
+        self._states: Counter[str] = Counter()
         self._discards: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -52,9 +58,9 @@ class TrialTable:
             return
         self.open.pop(trial.number, None)
         self.finished[trial.number] = trial
-        self._states[trial.state] += 1
+        self._states[INTERRUPTED if trial.user_attrs.get(INTERRUPTED) else trial.state.name.lower()] += 1
         self._count(self._discards, trial)
-        if not trial.user_attrs.get("interrupted"):
+        if not trial.user_attrs.get(INTERRUPTED):
             insort(self._ended, trial.number)
         if "schedule" in trial.user_attrs:
             self._schedules.setdefault(trial.user_attrs["schedule"], []).append(trial)
@@ -121,7 +127,8 @@ class TrialTable:
     def counts(self, without_trial: Mapping[str, int] = MappingProxyType({})) -> dict[str, int]:
         """Account for every schedule: generated + tried again = discards by reason + trials by state.
 
-        "generated" is counted where schedules are drawn, discards where they are made, so that a loss shows as
+        "fail" counts trials that failed for a reason of their own, "interrupted" those that did not end by
+        themselves. "generated" is counted where schedules are drawn, discards where they are made, so that a loss shows as
         "unaccounted". `without_trial` counts, by reason, discards after which no trial could be made.
         """
         totals = Counter(self._discards)
@@ -131,8 +138,8 @@ class TrialTable:
         totals.update(lost)
         totals["generated"] += lost.total()
         states = Counter(self._states)
-        states.update(trial.state for trial in self.open.values())
-        by_state = {state.name.lower(): states[state] for state in TrialState}
+        states.update(trial.state.name.lower() for trial in self.open.values())
+        by_state = {state: states[state] for state in STATES}
         discards = {reason: totals[reason] for reason in DISCARDS}
         return {
             "generated": totals["generated"],

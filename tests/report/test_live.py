@@ -18,7 +18,8 @@ WIDTHS = (60, 100, 160)
 SCHEDULE = "1x28x28: 8k5br s12k5/2br+ M 16vr s20k3br+ s24k3br+ G 32k1bn C10"
 COUNTS = {
     "generated": 1234, "over a cap": 1000, "illegal shape": 100, "duplicate": 80, "screened out": 20, "waiting": 0,
-    "running": 2, "complete": 30, "pruned": 5, "fail": 0, "tried again": 3, "unaccounted": 0, "shrunk to fit": 12,
+    "running": 2, "complete": 30, "pruned": 2, "fail": 0, "interrupted": 3,
+    "tried again": 3, "unaccounted": 0, "shrunk to fit": 12,
 }  # fmt: skip
 
 

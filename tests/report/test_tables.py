@@ -59,13 +59,14 @@ def test_trials_at_any_width(tiny, width):
 def test_the_account_adds_up():
     counts = {
         "generated": 1234, "over a cap": 1000, "illegal shape": 100, "duplicate": 80, "screened out": 20, "waiting": 0,
-        "running": 2, "complete": 30, "pruned": 4, "fail": 1, "tried again": 3, "unaccounted": 0, "shrunk to fit": 12,
+        "running": 2, "complete": 30, "pruned": 1, "fail": 1, "interrupted": 3,
+        "tried again": 3, "unaccounted": 0, "shrunk to fit": 12,
     }  # fmt: skip
     assert account(counts) == (
         "generated 1,234 + 3 run again after an interruption = 1,000 over a cap + 100 illegal shape + 80 duplicate + "
-        "20 screened out + 2 running + 30 complete + 4 pruned + 1 failed (12 shrunk to fit)"
+        "20 screened out + 2 running + 30 complete + 1 pruned + 1 failed + 3 interrupted (12 shrunk to fit)"
     )
-    assert brief_account(counts) == "generated 1,234: 1,200 discarded, 30 complete, 4 pruned, 1 failed"
+    assert brief_account(counts) == "generated 1,234: 1,200 discarded, 30 complete, 1 pruned, 1 failed, 3 interrupted"
     assert account({}) == ""
 
 

@@ -208,12 +208,12 @@ def _killed_once(go):
 
 
 def test_how_often_a_brief_trial_is_written(store):
-    """Once for the claim and for each epoch, three times at its end; and a search's four changes of phase."""
+    """Once for the claim and for each epoch, three times at its end; and a search's four changes of phase, and its heartbeat."""
     before = writes_of(lambda: toys.run(toys.Pool(), store=store, trials=1, finalists=1, finalist_seeds=1))
     made = writes_of(lambda: toys.run(toys.Pool(), store=store, trials=9, finalists=1, finalist_seeds=1))
     epochs = 3
     finalists = sum(trial.number > 0 for trial in store.finalists().refresh().trials())
-    assert made == 4 + 8 * (1 + epochs + 3) + finalists * (1 + 2 + 2)
+    assert made == 5 + 8 * (1 + epochs + 3) + finalists * (1 + 2 + 2)
     assert before > 0
     assert writes_of(lambda: store.enqueue({"x": 1}, DISTRIBUTIONS, {})) == 1
     store.refresh()
@@ -251,7 +251,7 @@ def test_what_is_given_up_is_tried_again_with_what_it_has(store):
     store.fail_interrupted(claimed, "by another process, a moment later", again=True)
     failed, waiting = store.refresh().trials()
     assert (failed.state, failed.user_attrs["reason"], failed.user_attrs["interrupted"]) == (
-        TrialState.FAIL, "a reason", True,
+        TrialState.FAIL, "a reason; enqueued again", True,
     )  # fmt: skip
     carried = {"schedule": "8 G C", "num_params": 9, "scores": [1.0], "default": True, "again_after": 0}
     assert (waiting.state, waiting.params, waiting.user_attrs) == (TrialState.WAITING, {"x": 5}, carried)
