@@ -20,11 +20,12 @@ def dashboard(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
 ) -> None:
     """Open the study in optuna-dashboard, with its answer as a note, and its report and drawings with the winner."""
-    from nas.report import artifact_store, findings_of, make_console, publish
+    study = one_study(study, named)
     from nas.study import StudyStore, latest_study
 
-    study = one_study(study, named)
     store = StudyStore.open(study or ("" if storage else latest_study()), storage)
+    from nas.report import artifact_store, findings_of, make_console, publish
+
     try:
         from optuna_dashboard import run_server
     except ImportError:

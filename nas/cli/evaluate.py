@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas.cli.options import AsJson, Backend, DataDir, Device, Quiet, make_machine, notify, plural
+from nas.cli.options import AsJson, Backend, DataDir, Device, Quiet, StudyName, make_machine, notify, one_study, plural
 
 if TYPE_CHECKING:
     from nas.final import Evaluation
@@ -21,6 +21,7 @@ def evaluate(
         str | None,
         typer.Argument(help="A full run's folder, a study (its latest run), or a record's cap (default: the latest)."),
     ] = None,
+    named: StudyName = None,
     against: Annotated[
         str | None,
         typer.Option(help="Another full run: which of the two is ahead, by a paired bootstrap over images and seeds."),
@@ -36,6 +37,7 @@ def evaluate(
     Nothing is trained; the opening of the test split is recorded. Exits with 1 where they do not agree. With --against
     the weights of every seed of both runs are scored instead, and the difference has an interval.
     """
+    folder, against = one_study(folder, named), one_study(against, None)  # before torch is imported: seconds
     machine = make_machine(data_dir, device, backend, None, quiet).resolved()
     from nas.final import (
         TOLERANCE,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from nas.cli.options import AsJson, DataDir, Quiet, Storage, make_machine
+from nas.cli.options import AsJson, DataDir, Quiet, Storage, StudyName, make_machine, one_study
 
 if TYPE_CHECKING:
     from nas.library import Exported
@@ -22,11 +22,12 @@ def export(
     network: Annotated[
         str | None,
         typer.Argument(
-            metavar="[STUDY|RUN|RECORD]",
+            metavar="STUDY|RUN|RECORD",
             show_default=False,
             help="A study's name, a full run's folder or a record's cap (default: the latest full run, else winner).",
         ),
     ] = None,
+    named: StudyName = None,
     to: Annotated[
         str, typer.Option("--to", metavar="TARGETS", help="Some of onnx,torch,int8,c,script with commas, or all.")
     ] = "all",
@@ -55,6 +56,10 @@ def export(
 
     if folder is None:
         raise UsageError("name the folder to write with -o DIR")
+    network = one_study(network, named)
+    from nas.export import parse_targets
+
+    parse_targets(to)  # before torch is imported: seconds
     from nas.export import ExportOptions
     from nas.library import export_network
 

@@ -27,7 +27,9 @@ PANELS = {
 METAVARS = {
     "N": ("trials", "patience", "pick", "workers", "seed", "seeds", "epochs", "brief_epochs", "finalists",
           "finalist_seeds", "finalist_epochs", "image_size"),
-    "NAME": ("named", "budget", "dataset", "study", "name", "device"),
+    "NAME": ("named", "budget", "board", "dataset", "study", "name", "device"),
+    "ADDRESS": ("cluster",),
+    "FOLDER": ("artifacts",),
     "PERCENT": ("target",),
     "PATH": ("data_dir", "recipe"),
     "URL": ("storage",),

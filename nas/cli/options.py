@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -108,7 +109,7 @@ Seed = Annotated[int, typer.Option(help="Random seed.", min=0, max=2**31 - 1)]
 StudyName = Annotated[str | None, typer.Option("--study", help="Study name (default: the latest).")]
 StudyArgument = Annotated[
     str | None,
-    typer.Argument(metavar="[STUDY]", show_default=False, help="Study name, or --study (default: the latest)."),
+    typer.Argument(metavar="STUDY", show_default=False, help="Study name, or --study (default: the latest)."),
 ]
 Storage = Annotated[
     str | None,
@@ -135,7 +136,9 @@ Cluster = Annotated[
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda; auto is cuda where there is one.")]
 Backend = Annotated[
     BackendName,
-    typer.Option("--backend", help="Training backend; `kernels` is CPU only, `population` trains all workers as one."),
+    typer.Option(
+        "--backend", metavar="WORD", help="auto, kernels (CPU only), torch, or population (trains all workers as one)."
+    ),
 ]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.html into the study's folder.")]
 TensorBoardFolder = Annotated[
@@ -162,10 +165,18 @@ def make_budget(max_params: int | None, max_macs: int | None, name: str | None, 
 
 
 def one_study(argument: str | None, option: str | None) -> str | None:
-    """Return the study that is named by its place or by --study. Raise `UsageError` where they differ."""
+    """Return the study, or the path, that is named by its place or by --study.
+
+    Raise `UsageError` where they differ, and for a path where nothing is.
+    """
     if argument is not None and option not in (None, argument):
         raise UsageError(f"two studies are named, '{argument}' and --study '{option}': give one")
-    return option if argument is None else argument
+    name = option if argument is None else argument
+    if name is None or "/" not in name.replace(os.sep, "/"):
+        return name
+    from nas.study import study_at
+
+    return study_at(name)
 
 
 def make_machine(

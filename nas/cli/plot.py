@@ -7,18 +7,19 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.options import DataDir, Storage, StudyName
+from nas.cli.options import DataDir, Storage, StudyName, one_study
 
 
 def plot(
     name: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="NAME",
+            show_default=False,
             help="parameters, progress, curves, schedules, features, fidelity, seeds, layers, filters, confusion, "
-            "calibration, misread or augmented.",
+            "calibration, misread or augmented (default: list them).",
         ),
-    ],
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A .svg, .png or .html (default: NAME.svg).")
     ] = None,
@@ -27,10 +28,15 @@ def plot(
     data_dir: DataDir = None,
 ) -> None:
     """Write one picture of a study: SVG, an HTML page, or PNG through matplotlib."""
-    from nas.report import plot as draw
-    from nas.report import require_name, require_suffix
+    from nas.report import PICTURE_NAMES, require_name, require_suffix
 
+    if name is None:
+        print("\n".join(f"{each:<13}{what}" for each, what in PICTURE_NAMES.items()))
+        return
     require_name(name)
     path = output or Path(f"{name}.svg")
-    require_suffix(path)  # before anything is read
+    require_suffix(path)
+    study = one_study(None, study)
+    from nas.report import plot as draw  # imports torch: seconds
+
     print(draw(name, study, storage=storage, data_dir=data_dir).save(path))

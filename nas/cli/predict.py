@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from nas.cli.options import AsJson
+from nas.cli.options import AsJson, StudyName, one_study
 
 if TYPE_CHECKING:
     from nas.final import Prediction, PredictionBatch, UnreadFile
@@ -31,6 +32,7 @@ def predict(
             help="The network (default: the latest full run, else the latest winner).",
         ),
     ] = None,
+    named: StudyName = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: AsJson = False,
     picture: Annotated[
@@ -51,6 +53,9 @@ def predict(
 
     if as_csv and as_json:
         raise UsageError("--csv and --json exclude each other")
+    network = one_study(network, named)
+    if all(path != "-" and not os.path.lexists(path) for path in images):  # before torch is imported: seconds
+        raise UsageError(f"there is no {images[0]}: name image files or folders that are there, or -")
     from nas.final import GRID_IMAGES, find_predictor, predict_files, write_grid
 
     found, dataset = find_predictor(network)

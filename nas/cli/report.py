@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.options import DataDir, Storage
+from nas.cli.options import DataDir, Storage, one_study
 
 
 def report(
     studies: Annotated[
-        list[str] | None, typer.Argument(metavar="[STUDY]...", help="Studies, side by side (default: the latest).")
+        list[str] | None, typer.Argument(metavar="STUDY...", help="Studies, side by side (default: the latest).")
     ] = None,
+    named: Annotated[list[str] | None, typer.Option("--study", help="The same; may be given again.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The page (default: report.html in the study's folder).")
     ] = None,
@@ -24,9 +25,10 @@ def report(
 
     Validation images are read where they are here; the test split stays closed.
     """
+    names = [one_study(name, None) or "" for name in (*(studies or ()), *(named or ()))]
     from nas.report import write_report
 
-    print(write_report(studies or (), output, storage=storage, data_dir=data_dir))
+    print(write_report(names, output, storage=storage, data_dir=data_dir))
 
 
 def write_quietly(study: str, storage: str | None, data_dir: Path | None) -> Path | None:

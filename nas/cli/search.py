@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from nas.budget import CAPS
 from nas.cli.options import (
     TARGET_MISSED,
     AsJson,
@@ -67,7 +68,10 @@ def search(
     class_weights: ClassWeights = None,
     metric: Annotated[
         Literal["accuracy", "balanced-accuracy"],
-        typer.Option(help="What is compared on validation; balanced: the mean recall of the classes."),
+        typer.Option(
+            metavar="WORD",
+            help="What is compared on validation: accuracy, or balanced-accuracy, the mean recall of the classes.",
+        ),
     ] = "accuracy",
     trials: Annotated[
         int | None,
@@ -130,6 +134,13 @@ def search(
         max_params, max_macs, budget, max_flash=max_flash, max_ram=max_ram, board=board, dataset=dataset, target=target,
         brief_epochs=brief_epochs,
     )  # fmt: skip
+    if study is not None:  # before torch is imported: seconds
+        from nas.study import require_resumable
+
+        require_resumable(
+            study, storage, {**dict(zip(CAPS, limits.caps, strict=True)), "pareto": pareto or None,
+                             "metric": None if metric == "accuracy" else metric},
+        )  # fmt: skip
     settings: dict[str, Any] = {
         "trials": trials, "timeout": timeout, "patience": patience, "seed": seed, "sampler": sampler, "pruner": pruner,
         "pareto": pareto, "published": not no_published, "finalists": finalists, "finalist_seeds": finalist_seeds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,11 +82,9 @@ def _show_drawings(store: StudyStore, console: Console, data_dir: Path | None, *
 
     found = findings_of(store, data_dir=data_dir)
     console.print(*study_view(found), sep="\n")
-    if found.reason is not None and not images:
-        console.print("\nThe confusion matrix on validation images: --images", style="dim")
-    elif images:
-        with sign_of_life(quiet=False):
-            view = confusion_view(found)
+    if found.reason is not None or images:
+        with sign_of_life(quiet=False) if images else contextlib.nullcontext():
+            view = confusion_view(found, images=images)
         console.print(view)
     if found.damaged:
         raise StorageError(found.damaged[0])

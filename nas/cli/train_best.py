@@ -97,7 +97,6 @@ def train_best(
     machine = make_machine(
         data_dir, device, backend, workers, quiet or as_json, images=images(), cluster=cluster
     ).resolved()
-    from nas.data import prepare_dataset
     from nas.library import plan_full_run
     from nas.library import train_best as train
 
@@ -108,7 +107,6 @@ def train_best(
     )  # fmt: skip
     plan = plan.changed(recipe=read, epochs=epochs, seeds=seeds, target=target).with_teacher(teacher)
     plan = plan.with_augmentation(make_augmentation(mirror, augment), found).weighted(class_weights)
-    prepare_dataset(plan.dataset, data_dir=machine.data_dir, options=machine.images)
     if not as_json:
         _print_plan(plan, found, machine.device)
     run = train(machine=machine, plan=plan, tensorboard=tensorboard)

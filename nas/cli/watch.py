@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.options import Storage
+from nas.cli.options import Storage, StudyArgument, StudyName, one_study
 from nas.errors import UsageError
 
 
 def watch(
-    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="Study (default: the latest).")] = None,
+    study: StudyArgument = None,
+    named: StudyName = None,
     storage: Storage = None,
     every: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds between two looks.")] = 2.0,
 ) -> None:
@@ -20,6 +21,7 @@ def watch(
 
     The study is only read: teachers, and what is trained within an epoch, are not in it.
     """
+    study = one_study(study, named)
     from nas.report import LiveView, Watcher, make_console
     from nas.study import StudyStore, latest_study
 

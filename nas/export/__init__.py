@@ -26,6 +26,7 @@ from nas.export.run import (
     write_run,
 )
 from nas.export.source import source
+from nas.export.target_names import TARGETS, parse_targets
 from nas.export.weights import read_network, read_weights, write_network, write_weights
 from nas.export.winner import Winner, read_winner, write_winner
 
@@ -34,12 +35,10 @@ if TYPE_CHECKING:
     from nas.export.fold import fold
     from nas.export.int8 import compare_int8, write_int8
     from nas.export.targets import (
-        TARGETS,
         ExportedTarget,
         ExportOptions,
         ExportSource,
         export_targets,
-        parse_targets,
         require_targets,
     )
 
@@ -85,10 +84,10 @@ __all__ = [
 ]
 
 _LATE = {
-    "TARGETS": "targets", "CReport": "c", "ExportOptions": "targets",
+    "CReport": "c", "ExportOptions": "targets",
     "ExportSource": "targets", "ExportedTarget": "targets",
     "compare_int8": "int8", "compiled_size": "c", "export_targets": "targets", "fold": "fold",
-    "parse_targets": "targets", "require_targets": "targets", "write_c": "c", "write_int8": "int8",
+    "require_targets": "targets", "write_c": "c", "write_int8": "int8",
 }  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from nas.export.qat import EPOCHS, train_quantized
 from nas.export.quantize import quantize
 from nas.export.script import MEASURED, SCRIPT_FILE, check_script, script_problem, write_script
 from nas.export.source import check_source, source
+from nas.export.target_names import TARGETS
 from nas.export.weights import read_network, write_network
 from nas.files import write_atomic, write_json
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from nas.data import Split
     from nas.model import TrainedNetwork
 
-TARGETS = ("onnx", "torch", "int8", "c", "script")
 CALIBRATION_IMAGES = 1000
 INT8_LOSS = 0.1
 """Points of accuracy that an int8 network may lose before the report warns."""
@@ -93,16 +93,6 @@ class ExportedTarget:
 
 
 _PLAIN = ExportOptions()
-
-
-def parse_targets(text: str) -> tuple[str, ...]:
-    """Return the targets of `onnx,int8`, in `TARGETS`' order; `all` is every one. Raises `UsageError`."""
-    names = [name.strip().lower() for name in text.split(",") if name.strip()]
-    if unknown := [name for name in names if name not in (*TARGETS, "all")]:
-        raise UsageError(f"no export target '{unknown[0]}': choose among {', '.join(TARGETS)}, or all")
-    if not names:
-        raise UsageError(f"name what to export to: {', '.join(TARGETS)}, or all")
-    return TARGETS if "all" in names else tuple(name for name in TARGETS if name in names)
 
 
 def require_targets(

@@ -12,7 +12,7 @@ from nas.export import OnnxNetwork, load_onnx, load_trained, read_result, read_w
 from nas.files import recover_folder
 from nas.final.plan import locate_run
 from nas.model import TrainedNetwork
-from nas.study import OPENINGS, latest_study, studies_dir, study_folder
+from nas.study import OPENINGS, latest_study, studies_dir, study_at, study_folder
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,6 +39,7 @@ def locate_network(name: str | None) -> Path:
     Without a name, the latest full run; where there is none, the winner of the latest study. A study's is its latest
     full run, else its winner. Raise `StorageError` where there is none.
     """
+    name = None if name is None else study_at(name)
     if name is not None and any((Path(name) / file).is_file() for file in ("result.json", "reason.json")):
         return Path(name)
     try:

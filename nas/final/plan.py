@@ -18,7 +18,7 @@ from nas.errors import StorageError, UsageError
 from nas.export import find_run, read_run, read_winner
 from nas.files import short_digest
 from nas.searches import MNIST_TARGET
-from nas.study import StudyStore, studies_dir, study_folder
+from nas.study import StudyStore, studies_dir, study_at, study_folder
 from nas.teachers import choose_teacher
 from nas.train import Recipe, teacher_recipe
 
@@ -158,6 +158,7 @@ def locate_run(name: str | None) -> Path:
     """
     if name is None:
         return find_run(studies_dir())
+    name = study_at(name)
     if os.path.isdir(name):  # noqa: PTH112  pathlib raises for a name that is too long
         return find_run(Path(name))
     cap = _digits(Path(name).name)

@@ -22,7 +22,7 @@ from nas.final import (
     full_run,
     locate_run,
 )
-from nas.library.machine import Machine, dataset_named, ready_dataset, warn
+from nas.library.machine import Machine, dataset_named, planned_dataset, ready_dataset, warn
 from nas.library.pools import fitting, open_pool
 from nas.report import RunView, TensorBoard, make_console
 from nas.searches import bring_winner
@@ -51,7 +51,7 @@ def train_best(
         plan = plan.with_teacher(None)
     plan = plan.changed(seeds=seeds, epochs=epochs)
     board = None if tensorboard is None else TensorBoard(tensorboard / plan.base.name)
-    found = ready_dataset(plan.dataset, machine)
+    found = planned_dataset(plan.dataset, machine)
     if not found.comparable:
         plan = dataclasses.replace(plan, target=None)
     training = load_training_data(found, data_dir=machine.data_dir, validation=None)

@@ -98,6 +98,11 @@ def ready_dataset(name: str | None, machine: Machine) -> Dataset:
     return found
 
 
+def planned_dataset(name: str, machine: Machine) -> Dataset:
+    """Return the data set of a plan, there and ready; own images were read when it was planned."""
+    return find_dataset(name) if own_source(name) is not None else ready_dataset(name, machine)
+
+
 def dataset_named(name: str | None, machine: Machine | None = None) -> Dataset:
     """Return what is known of a data set, without looking for its files; own images are read, as the files tell all."""
     if name is not None and own_source(name) is not None:

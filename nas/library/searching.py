@@ -11,11 +11,11 @@ from nas.budget import Budget
 from nas.data import Dataset, Split, TrainingData, find_dataset, load_training_data, own_source
 from nas.errors import UsageError
 from nas.library.full_runs import plan_full_run
-from nas.library.machine import Machine, as_budget, ready_dataset, warn
+from nas.library.machine import Machine, as_budget, planned_dataset, ready_dataset, warn
 from nas.library.pools import fitting, open_pool, recipe_logits
 from nas.report import FreshReport, LiveView, TensorBoard, make_console
 from nas.searches import RecipeSettings, Search, SearchResult, Settings, distilled_folds, search_recipes
-from nas.study import Deadline, StudyStore, in_use, study_folder, use_artifacts
+from nas.study import Deadline, StudyStore, in_use, study_folder, trials_to_resume, use_artifacts
 from nas.teachers import choose_teacher
 from nas.train import Recipe
 
@@ -56,6 +56,9 @@ def search(
     chosen = Settings.for_budget(limits, found, **settings)
     space = chosen.space(found)
     name = chosen.study_name if study is None else study
+    trials_to_resume(
+        name, storage, chosen.identity(space, data_hash="")
+    )  # another study is refused before it is loaded
     board = None if tensorboard is None else TensorBoard(tensorboard / name)
     view = LiveView(make_console(), quiet=machine.quiet)
     with view:
@@ -99,7 +102,7 @@ def search_recipe(
     chosen = RecipeSettings(
         architecture=plan.architecture, dataset=found.name, recipe=recipe, target=plan.target, **given
     )
-    found = ready_dataset(found.name, machine)
+    found = planned_dataset(found.name, machine)
     view = LiveView(make_console(), quiet=machine.quiet)
     with view:
         training, validation = _load(found, machine, view)

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from nas.report.console import PIPE_WIDTH, can_redraw, make_console
+from nas.report.names import PICTURE_NAMES, require_name, require_suffix
 from nas.report.tables import (
     account,
     brief_account,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from nas.report.in_terminal import confusion_view, study_view
     from nas.report.live import LiveView
     from nas.report.page import MOST_BYTES, REPORT, write_page, write_report
-    from nas.report.pictures import PICTURES, Picture, plot, require_name, require_suffix
+    from nas.report.pictures import PICTURES, Picture, plot
     from nas.report.run_view import RunView
     from nas.report.search_screen import screen, sparkline
     from nas.report.sheet import write_augmented
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MOST_BYTES",
     "PICTURES",
+    "PICTURE_NAMES",
     "PIPE_WIDTH",
     "REPORT",
     "Findings",
@@ -106,7 +108,7 @@ _PLACES = {
     "images": ("ImageBar", "print_check"),
     "page": ("MOST_BYTES", "REPORT", "write_page", "write_report"),
     "sheet": ("write_augmented",),
-    "pictures": ("PICTURES", "Picture", "plot", "require_name", "require_suffix"),
+    "pictures": ("PICTURES", "Picture", "plot"),
     "event_lines": ("event_line", "status"),
     "live": ("LiveView",),
     "run_view": ("RunView",),

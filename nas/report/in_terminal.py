@@ -9,6 +9,7 @@ from rich.text import Text
 
 from nas.budget import LAST_EPOCHS, last_epochs
 from nas.report.chart import accuracy_axis
+from nas.report.confusions import stored_confusion
 from nas.report.findings import Findings
 from nas.report.search_pictures import parameters, schedules
 from nas.report.tables import account, epochs_text, finalist_table
@@ -35,9 +36,9 @@ def _parts(found: Findings) -> Iterator[RenderableType | None]:
 
 
 def intervals(found: Findings) -> RenderableType | None:
-    """Return the finalists' means with their 95 % intervals on one scale."""
+    """Return the means of several finalists with their 95 % intervals on one scale."""
     rows = found.reason.finalists if found.reason is not None else ()
-    if not rows:
+    if len(rows) < 2:  # there is nothing to compare a lone one with: the table has its numbers
         return None
     ends = [value for row in rows for value in (row.mean, *(row.interval or ()))]
     bars = [(f"trial {row.trial}", row.mean, row.interval) for row in rows]
@@ -61,8 +62,16 @@ def _full_run(found: Findings) -> RenderableType | None:
     return Group(Text(), *map(Text, lines))
 
 
-def confusion_view(found: Findings) -> RenderableType:
-    """Return what the winner takes for what on validation images, or why there is no such matrix."""
+def confusion_view(found: Findings, *, images: bool) -> RenderableType:
+    """Return what the winner takes for what on validation images; these are read, which takes seconds, with `images`.
+
+    Without, it is what an earlier report, picture or view has stored, or a line that says how to get it.
+    """
+    if not images:
+        chart = stored_confusion(found)
+        if chart is None:
+            return Text("\nThe confusion matrix on validation images: --images", style="dim")
+        return Group(Text(), TextChart(chart), Text(chart.note, style="dim"))
     from nas.report.winner_pictures import confusion
 
     if isinstance(found.validation, str):

@@ -11,6 +11,7 @@ from nas.files import write_atomic
 from nas.report.chart import Chart
 from nas.report.document import chart_page
 from nas.report.findings import Findings, read_findings
+from nas.report.names import require_name, require_suffix
 from nas.report.png import draw_png
 from nas.report.search_pictures import (
     FEWEST_FOR_FEATURES,
@@ -69,8 +70,6 @@ MISSING = {
 }
 """Why there is nothing to draw."""
 
-SUFFIXES = (".svg", ".png", ".html")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
@@ -122,15 +121,3 @@ def why_missing(name: str, found: Findings) -> str:
     if name in ON_IMAGES and isinstance(found.validation, str):
         return found.validation
     return MISSING.get(name, "there is nothing to draw")
-
-
-def require_name(name: str) -> None:
-    """Raise `UsageError` for a name that no picture has."""
-    if name not in PICTURES:
-        raise UsageError(f"no picture '{name}': one of {', '.join(PICTURES)}")
-
-
-def require_suffix(path: Path) -> None:
-    """Raise `UsageError` for a file that no picture can be written to."""
-    if path.suffix not in SUFFIXES:
-        raise UsageError(f"a picture is a {', '.join(SUFFIXES)} file, not '{path}'")

@@ -26,6 +26,7 @@ from nas.report.chart import (
     epoch_axis,
     number_axis,
 )
+from nas.report.confusions import matrix, store_confusion
 from nas.report.findings import Findings
 from nas.report.tables import FLOAT_BYTES, epochs_text
 from nas.train import Recipe, random_draws
@@ -146,25 +147,16 @@ def filters(found: Findings) -> TileChart | None:
 
 
 def confusion(found: Findings) -> MatrixChart | None:
-    """Draw the confusion matrix of the winner on validation images."""
+    """Draw the confusion matrix of the winner on validation images, and store it: `stored_confusion` needs none."""
     seen = found.validation
     if isinstance(seen, str) or seen.probabilities.shape[1] > MOST_CLASSES:
         return None
     classes = seen.probabilities.shape[1]
     predicted = seen.probabilities.argmax(1)
     counts = torch.bincount(seen.labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
-    right, total = int(counts.trace()), len(seen.labels)
-    names = _classes(found)
-    wrong = counts.clone().fill_diagonal_(0)
-    worst = divmod(int(wrong.argmax()), classes)
-    most = f"; most often {names[worst[0]]} is read as {names[worst[1]]}" if int(wrong.sum()) else ""
-    return MatrixChart(
-        name="confusion", title="What is taken for what", classes=names,
-        counts=tuple(tuple(int(number) for number in row) for row in counts.tolist()),
-        alt=f"{right:,} of {total:,} validation images are read right{most}.",
-        note=f"{right:,} of {total:,} validation images ({right / total:.2%}) are read right{most}. Weights of seed "
-        f"{_seed(found)}, on the images held out of their training.",
-    )  # fmt: skip
+    chart = matrix(found, counts.tolist())
+    store_confusion(found, chart)
+    return chart
 
 
 def calibration(found: Findings) -> XYChart | None:
@@ -265,8 +257,3 @@ def _pixels(image: Any) -> Any:
 def _classes(found: Findings) -> tuple[str, ...]:
     assert found.reason is not None
     return found.reason.classes
-
-
-def _seed(found: Findings) -> int:
-    assert found.reason is not None
-    return found.reason.weights_seed

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import t as student
+from scipy.special import stdtrit  # Student's t: scipy.stats takes seconds to import
 
 from nas.architecture import Architecture
 from nas.budget import LAST_EPOCHS
@@ -76,7 +76,7 @@ def standing(store: StudyStore) -> dict[str, Any]:
     compared = max(1, sum(trial is not default for trial in scored))
     rows = []
     for trial in sorted(scored, key=lambda each: (-len(_scores(each)), -statistics.fmean(_scores(each)))):
-        chance = None if sd is None else float(student.ppf(1 - 0.025 / compared, degrees)) * sd
+        chance = None if sd is None else float(stdtrit(degrees, 1 - 0.025 / compared)) * sd
         rows.append(_row(trial, default, chance))
     architecture = Architecture.parse(shared["architecture"])
     return {

@@ -189,7 +189,7 @@ class _TeacherProgress:
     def plan(self, total: int, cost: float) -> None:
         """Enter the stage, of so many epochs of teachers and of their logits together."""
         self.cost = cost
-        self.progress.stages.insert(0, Stage(name=self.NAME, work=total * cost))
+        self.progress.stages.insert(0, Stage(name=self.NAME, work=total * cost, paced=False))
         self.progress.enter(self.NAME)
         self.progress.total = total
         self.progress.await_workers()

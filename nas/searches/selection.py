@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit  # Student's t: scipy.stats takes seconds to import
 
 T = TypeVar("T")
 Scores = Mapping[int, float]
@@ -46,7 +46,7 @@ class Finalist:
         """Return the 95 % interval of the mean over seeds, by Student's t with a pooled sd; within 0 and 100."""
         if pooled is None or degrees < 1:
             return None
-        half = float(student.ppf(0.975, degrees)) * pooled / math.sqrt(len(self.scores))
+        half = float(stdtrit(degrees, 0.975)) * pooled / math.sqrt(len(self.scores))
         return max(0.0, self.mean - half), min(100.0, self.mean + half)
 
 
@@ -146,7 +146,7 @@ def behind(scores: Mapping[int, Scores], *, spread: Sequence[Scores] | None = No
     found = set()
     for number, each in tested.items():
         gaps = [leader[seed] - score for seed, score in each.items() if seed in leader]
-        chance = float(student.ppf(0.95, degrees)) * sd * math.sqrt(2 / max(1, len(gaps)))
+        chance = float(stdtrit(degrees, 0.95)) * sd * math.sqrt(2 / max(1, len(gaps)))
         if len(gaps) > 1 and statistics.fmean(gaps) > chance:
             found.add(number)
     return found

@@ -21,10 +21,11 @@ from nas.study.manage import (
     list_studies,
     rename_study,
     require_idle,
+    require_resumable,
     trials_to_resume,
 )
 from nas.study.ownership import HEARTBEAT_SECONDS, STALE_SECONDS, is_dead
-from nas.study.paths import OPENINGS, latest_study, make_folder, studies_dir, study_folder, study_names
+from nas.study.paths import OPENINGS, latest_study, make_folder, studies_dir, study_at, study_folder, study_names
 from nas.study.progress import Event, Progress, Stage, View, WorkerLine
 from nas.study.run_state import ENDED, INTERRUPTED, RUN, Presence, Runs, RunState, StageState, read_runs
 from nas.study.storage import storage_errors
@@ -76,9 +77,11 @@ __all__ = [
     "read_runs",
     "rename_study",
     "require_idle",
+    "require_resumable",
     "share_file",
     "storage_errors",
     "studies_dir",
+    "study_at",
     "study_folder",
     "study_names",
     "trials_to_resume",

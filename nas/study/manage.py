@@ -14,7 +14,7 @@ from typing import Any
 
 from nas.errors import NasError, StorageError, UsageError
 from nas.files import cannot_write, read_json, remove_folder, replace_folder, write_json
-from nas.study.identity import SETTINGS, require_same
+from nas.study.identity import SETTINGS, require_alike, require_same
 from nas.study.ownership import owner_name
 from nas.study.paths import DATABASE, study_folder, study_names
 from nas.study.storage import open_sqlite, rename_in_database, storage_errors
@@ -68,6 +68,23 @@ def trials_to_resume(name: str, url: str | None, identity: Mapping[str, Any]) ->
     `data_hash`, which is known when the images are read, is not compared. Raise `UsageError` where anything else
     differs, or the study is of another origin.
     """
+    store = _existing(name, url)
+    if store is None:
+        return None
+    known = store.attrs.get(SETTINGS, {})
+    require_same(name, known, {**identity, "data_hash": known.get("data_hash")})
+    return store.num_trials
+
+
+def require_resumable(name: str, url: str | None, part: Mapping[str, Any]) -> None:
+    """Raise `UsageError` where a study of this name was made with other settings, by those known so far."""
+    store = _existing(name, url)
+    if store is not None and isinstance(known := store.attrs.get(SETTINGS), Mapping):
+        require_alike(name, known, part)
+
+
+def _existing(name: str, url: str | None) -> StudyStore | None:
+    """Open a study for reading; return None where there is none."""
     if url is None and not (study_folder(name) / DATABASE).is_file():
         return None
     try:
@@ -76,9 +93,7 @@ def trials_to_resume(name: str, url: str | None, identity: Mapping[str, Any]) ->
         if url is None:
             raise
         return None
-    known = store.attrs.get(SETTINGS, {})
-    require_same(name, known, {**identity, "data_hash": known.get("data_hash")})
-    return store.num_trials
+    return store
 
 
 def list_studies() -> list[StudyInfo]:

@@ -34,6 +34,21 @@ def study_folder(name: str) -> Path:
     return studies_dir() / name
 
 
+def study_at(name: str) -> str:
+    """Return the name of the study whose folder a path names; any other name, or path of something, as it is.
+
+    Raise `UsageError` for a path where nothing is.
+    """
+    if not {"/", os.sep} & set(name) and not name.startswith("~"):
+        return name
+    path = Path(name).expanduser() if name.startswith("~/") else Path(name)
+    if not os.path.lexists(path):  # pathlib raises for a name that is too long
+        raise UsageError(f"there is no {name}: give a path that is there, or a study's name")
+    if (path / DATABASE).is_file() and path.resolve().parent == studies_dir().resolve():
+        return path.resolve().name
+    return str(path)
+
+
 def study_names() -> list[str]:
     """List the studies with a database under the studies folder, the latest last; hidden folders are none."""
     found = []

@@ -60,6 +60,8 @@ class Stage:
     name: str
     work: float
     done: float = 0.0
+    paced: bool = True
+    """True if its pace tells that of the stages to come: that of teachers does not."""
 
 
 @dataclass(kw_only=True)
@@ -134,13 +136,18 @@ class Progress:
         return max(0, after - before) / (self.clock() - began)
 
     def advance(self, done: float, left: float) -> None:
-        """State the work done and left of the current stage, and estimate the whole from the pace so far."""
+        """State the work done and left of the current stage, and estimate the whole from the pace so far.
+
+        There is no estimate before trials of this study were trained for as long as half of one takes.
+        """
         stage = self._stage()
         if stage is None:
             return
         stage.done, stage.work = done, done + left
         if self._brought is None:
             self._brought = done
+        if not stage.paced:
+            return
         seconds = self._spent + self.clock() - self._entered
         worked = self._worked + done - self._brought
         rest = sum(max(0.0, each.work - each.done) for each in self.stages)
@@ -152,8 +159,9 @@ class Progress:
     def _close(self) -> None:
         stage = self._stage()
         if stage is not None and self._brought is not None:
-            self._spent += self.clock() - self._entered
-            self._worked += stage.done - self._brought
+            if stage.paced:
+                self._spent += self.clock() - self._entered
+                self._worked += stage.done - self._brought
             stage.work = stage.done
 
 

@@ -99,7 +99,7 @@ class Runs:
 
 
 class Presence:
-    """This process's search in its study: where it is, that it lives, and who else is at work there."""
+    """The search of this process in its study: where it is, that it lives, and who else is at work there."""
 
     def __init__(self, store: StudyStore, progress: Progress, trials: int) -> None:
         self.store, self.progress, self.trials = store, progress, trials

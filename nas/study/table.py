@@ -128,8 +128,8 @@ class TrialTable:
         """Account for every schedule: generated + tried again = discards by reason + trials by state.
 
         "fail" counts trials that failed for a reason of their own, "interrupted" those that did not end by
-        themselves. "generated" is counted where schedules are drawn, discards where they are made, so that a loss shows as
-        "unaccounted". `without_trial` counts, by reason, discards after which no trial could be made.
+        themselves. "generated" is counted where schedules are drawn, discards where they are made, so that a loss shows
+        as "unaccounted". `without_trial` counts, by reason, discards after which no trial could be made.
         """
         totals = Counter(self._discards)
         for trial in self.open.values():

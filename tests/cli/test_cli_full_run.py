@@ -184,3 +184,21 @@ def test_damaged_weights_are_an_error_in_one_line_and_open_nothing(record):
         assert len(err.splitlines()) == 1
         assert f"{weights} is damaged" in err
     assert len(openings(record)) == 1
+
+
+def test_own_images_are_read_once_for_a_full_run(folder, tmp_path, monkeypatch):
+    import numpy as np
+
+    from nas.data import own_images
+
+    rng, reads, examine = np.random.default_rng(0), [], own_images._examine
+    path = tmp_path / "dots.npz"
+    labels = np.arange(60) % 2
+    images = rng.integers(0, 100, (60, 16, 16), dtype=np.uint8) + (100 * labels[:, None, None]).astype(np.uint8)
+    np.savez(path, x_train=images, y_train=labels)
+    monkeypatch.setattr(own_images, "_examine", lambda *given: reads.append(given) or examine(*given))
+    monkeypatch.setenv("NAS_DATA_DIR", str(tmp_path / "data"))
+    arguments = ["train-best", "--architecture", "2 M 2 G C", "--dataset", str(path), "--epochs", "1", "--no-report"]
+    code, _, err = toys.nas(*arguments, "-q", *toys.ONE_WORKER)
+    assert code == 0, err
+    assert len(reads) == 1

@@ -146,10 +146,50 @@ def test_a_study_made_otherwise_is_not_resumed(tiny):
     base = ["search", "--dataset", "synthetic", "--study", "tiny", "--finalist-epochs", "2", "--brief-epochs", "2"]
     code, _, err = toys.nas(*base, "--max-params", "600", "-q")
     assert code == 2
-    assert "max_params = 500, not 600" in err
+    assert "'tiny' was made otherwise: --max-params 600, the study has 500. Give what it has, or another --study" in err
     code, _, err = toys.nas(*base[:-1], "3", "--max-params", "500", "-q")
     assert code == 2
-    assert "recipe.epochs = 2, not 3" in err
+    assert "--brief-epochs 3, the study has 2" in err
+    code, _, err = toys.nas(*base, "--max-params", "500", "--pareto", "--metric", "balanced-accuracy", "-q")
+    assert "--pareto, the study has none; --metric balanced-accuracy, the study has none" in err
+
+
+def test_another_study_is_refused_before_its_images_are_loaded(tiny, monkeypatch):
+    def load(*_, **__):
+        raise AssertionError("images are loaded")
+
+    monkeypatch.setattr("nas.library.searching.load_training_data", load)
+    for more in (["--max-params", "600"], ["--max-params", "500", "--finalist-epochs", "9"]):
+        code, _, err = toys.nas("search", "--dataset", "synthetic", "--study", "tiny", *more, "-q")
+        assert (code, "the study has" in err) == (2, True), err
+
+
+def test_a_path_where_nothing_is_is_named_as_a_path(tiny, tmp_path):
+    gone = str(tmp_path / "gone")
+    for command in (
+        ["evaluate", gone], ["evaluate", "--against", gone], ["predict", "x.png", "--network", gone],
+        ["export", gone, "-o", "out"], ["report", gone], ["plot", "layers", "--study", gone], ["show", gone],
+        ["watch", gone], ["train-best", gone], ["count", "4 G C", "--budget", f"{gone}.toml"],
+    ):  # fmt: skip
+        code, _, err = toys.nas(*command)
+        assert (code, f"there is no {gone}" in err) == (2, True), err
+    from nas.errors import UsageError
+    from nas.final import locate_network, locate_run
+
+    for locate in (locate_run, locate_network):
+        with pytest.raises(UsageError, match="there is no"):
+            locate(gone)
+
+
+def test_a_study_is_named_by_its_place_by_its_option_or_by_its_path(tiny, tmp_path):
+    for name in (["tiny"], ["--study", "tiny"], [str(tiny / "tiny")]):
+        assert toys.nas("show", *name, "--csv")[0] == 0
+        assert toys.nas("watch", *name)[:2] == (0, "tiny: the search has ended\n")
+        assert toys.nas("report", *name, "-o", str(tmp_path / "a.html"))[0] == 0
+        assert toys.nas("evaluate", *name)[0] == 4  # there is no full run of it
+        code, _, err = toys.nas("export", *name, "--to", "torch", "-o", str(tmp_path / f"out{len(name)}"))
+        assert code == 0, err
+        assert "two studies are named" in toys.nas("show", "tiny", "--study", "other")[2]
 
 
 # --- what the system has in the way -----------------------------------------------------------------------------------

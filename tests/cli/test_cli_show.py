@@ -114,9 +114,20 @@ def test_any_name_is_shown_as_it_is(tiny, name):
     assert toys.nas("show", "--study", name)[0] == 0
 
 
-def test_images_are_read_where_they_are_wanted(tiny):
+def test_the_confusion_matrix_is_stored_with_the_report_and_of_this_winner_alone(tiny):
+    path = tiny / "tiny" / "confusion.json"
+    stored = json.loads(path.read_text())
+    out = toys.nas("show")[1]
+    assert "What is taken for what" in out
+    assert "are read right" in out.splitlines()[-1]
+    for other in ({"weights_seed": 7}, {"schedule": "4 G C"}, {"counts": [[1]]}, {"counts": [[0] * 4] * 4}):
+        path.write_text(json.dumps(stored | other))
+        assert toys.nas("show")[1].splitlines()[-1] == "The confusion matrix on validation images: --images"
+    path.write_text("{")
     assert "--images" in toys.nas("show")[1].splitlines()[-1]
+    path.unlink()
     code, out, err = toys.nas("show", "--images")
     assert (code, err) == (0, "")
     for words in ("Accuracy against parameters", "95 % intervals", "What is taken for what", "are read right"):
         assert words in out
+    assert json.loads(path.read_text()) == stored

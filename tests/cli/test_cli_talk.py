@@ -28,15 +28,15 @@ COMMANDS = dict(commands(APP))
 HEAVY = ("torch", "torchvision", "numba", "optuna", "pandas", "numpy", "scipy", "sqlalchemy", "onnx", "safetensors")
 
 
-def loaded(*arguments: str) -> set[str]:
+def loaded(*arguments: str, code: int = 0) -> set[str]:
     """The heavy modules that a command leaves in a new process."""
     script = (
         f"import sys\nfrom nas.cli import main\ntry: main({list(arguments)})\n"
-        "except SystemExit as left: assert not left.code\n"
+        f"except SystemExit as left: assert (left.code or 0) == {code}, left.code\n"
         f"print(*set({HEAVY}) & set(sys.modules), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
-    return set(done.stderr.split())
+    return set(done.stderr.splitlines()[-1].split())
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["search", "--help"], ["count", "8 M G C"]])
@@ -102,6 +102,32 @@ def test_every_option_of_a_long_command_has_a_panel(words):
     options = [param for param in COMMANDS[words].params if param.param_type_name == "option"]
     if len(options) > FEW:
         assert [option.name for option in options if option.rich_help_panel not in PANELS] == []
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_no_word_of_a_help_is_broken_at_80_columns(words, monkeypatch):
+    def shown(columns):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        return set(re.sub("[│╭╮╰╯─]", " ", toys.nas(*words, "--help")[1]).split())
+
+    assert shown(300) - shown(80) == set()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["plot", "nosuch"], ["plot", "layers", "-o", "a.pdf"], ["plot"], ["export", "--to", "nosuch", "-o", "out"],
+        ["evaluate", "/nosuch"], ["evaluate", "--study", "/nosuch"], ["export", "/nosuch", "-o", "out"],
+        ["predict", "a.png", "--network", "/nosuch"], ["predict", "/nosuch.png"],
+        ["predict", "a.png", "--polarity", "no"],
+        ["report", "/nosuch"], ["plot", "layers", "--study", "/nosuch"], ["show", "/nosuch"], ["watch", "/nosuch"],
+        ["train-best", "/nosuch"], ["dashboard", "/nosuch"],
+        ["search", "--study", "tiny", "--max-params", "600", "--dataset", "synthetic"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_is_wrong_at_sight_is_refused_before_torch_is_imported(arguments, tiny):
+    assert loaded(*arguments, code=0 if arguments == ["plot"] else 2) & {"torch", "numba", "onnx"} == set()
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

@@ -159,6 +159,22 @@ def test_what_is_left_is_of_the_whole_run():
     assert shown.note == ""  # they are there
 
 
+def test_the_pace_of_teachers_tells_nothing_of_the_trials():
+    stages = [Stage(name="teachers", work=10.0, paced=False), Stage(name="brief trials", work=50.0)]
+    shown = progress(stages=stages, seconds_left=None)
+    shown.enter("teachers")
+    for done in (0.0, 5.0, 10.0):
+        shown.clock.now += 10
+        shown.advance(done, 10.0 - done)
+        assert shown.seconds_left is None
+    assert "left" not in status(shown)
+    shown.enter("brief trials")
+    shown.advance(0.0, 50.0)
+    shown.clock.now += 60
+    shown.advance(1.0, 49.0)
+    assert shown.seconds_left == 60 * 49
+
+
 def test_a_sparkline_goes_from_the_lowest_to_the_highest():
     assert sparkline([]) == sparkline([98.0]) == ""
     assert sparkline([90.0, 95.0, 97.0]) == "▁▆█"

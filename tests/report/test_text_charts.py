@@ -118,7 +118,9 @@ def test_a_study_is_shown_with_its_answer(finished):
             "Full run, test accuracy", "not held",
         ):  # fmt: skip
             assert words in text
-    assert "are read right" in "\n".join(rendered(confusion_view(finished), 80))
+    assert "are read right" in "\n".join(rendered(confusion_view(finished, images=True), 80))
     bare = dataclasses.replace(finished, reason=None)
     assert intervals(bare) is None
-    assert "no winner has been written yet" in "\n".join(rendered(confusion_view(bare), 80))
+    lone = dataclasses.replace(finished.reason, finalists=finished.reason.finalists[:1])
+    assert intervals(dataclasses.replace(finished, reason=lone)) is None  # a scale of one point tells nothing
+    assert "no winner has been written yet" in "\n".join(rendered(confusion_view(bare, images=True), 80))

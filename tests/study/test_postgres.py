@@ -139,7 +139,9 @@ def test_a_worker_that_differs_is_refused_by_name(postgres, folder, monkeypatch,
     other = {**identity, key: "3"} if key != "nas" else identity
     if key == "nas":
         monkeypatch.setattr("nas.study.identity.version", lambda _: "9.9")
-    with pytest.raises(UsageError, match=rf"the study '{name}' was made with {key} = \S+, not \S+: give the same"):
+    with pytest.raises(
+        UsageError, match=rf"the study '{name}' was made otherwise: .*, the study has \S+\. Give what it has"
+    ):
         StudyStore.create(name, postgres.url, other, {})
     assert StudyStore.open(name, postgres.url).refresh().trials() == []
 

@@ -261,4 +261,6 @@ def test_a_silent_process_is_waited_for_and_named(store, clock, monkeypatch):
     made(pool, clock, notes=shown).run(Trainings(store, 1), Deadline())
     assert len(naps) == STALE_SECONDS / 10
     assert [seed for _, seed, _ in pool.trained] == [50]
-    assert set(shown) - {"", STARTING_WORKERS} == {"waiting for trial 0 of elsewhere (pid 7), taken over if that shows no heartbeat"}
+    assert set(shown) - {"", STARTING_WORKERS} == {
+        "waiting for trial 0 of elsewhere (pid 7), taken over if that shows no heartbeat"
+    }
