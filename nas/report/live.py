@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterator
 
 from rich.console import Console, RenderableType
-from rich.live import Live
 from rich.text import Text
 
 from nas.report.console import can_redraw
 from nas.report.event_lines import event_line, status
 from nas.report.notebook import NotebookDisplay, in_notebook
+from nas.report.redraw import ResizableLive
 from nas.report.search_screen import screen
 from nas.study import Event, Progress
 
@@ -27,13 +27,10 @@ class LiveView:
         self.console, self.quiet = console, quiet
         self.progress: Progress | None = None
         self.task = "starting"
-        self.live: Live | None = None
+        self.live: ResizableLive | None = None
         self.notebook: NotebookDisplay | None = None
         if not quiet and can_redraw(console):
-            self.live = Live(
-                console=console, refresh_per_second=4, transient=True, get_renderable=self._screen,
-                redirect_stdout=False, redirect_stderr=False,
-            )  # fmt: skip
+            self.live = ResizableLive(console, self._screen)
         elif not quiet and in_notebook():
             self.notebook = NotebookDisplay()
         self._written = time.monotonic()

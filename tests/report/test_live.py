@@ -12,6 +12,7 @@ from clock import Clock
 from rich.console import Console
 
 from nas.report import LiveView, can_redraw, event_line, make_console, screen, sparkline, status
+from nas.report.redraw import folded_rows
 from nas.study import Event, Progress, Stage, WorkerLine
 
 WIDTHS = (60, 100, 160)
@@ -285,6 +286,25 @@ def test_no_color_leaves_no_colour(monkeypatch):
     text = play(console)
     assert not COLOURS.search(text)
     assert "98.95 %" in text
+
+
+def test_a_terminal_that_becomes_narrower_keeps_no_folded_rest(monkeypatch):
+    for name in ("JPY_PARENT_PID", "JPY_SESSION_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    assert folded_rows([0, 10, 11, 20, 21], 10) == 0 + 0 + 1 + 1 + 2
+    console = Console(file=io.StringIO(), force_terminal=True, width=160, height=40, _environ={"TERM": "xterm"})
+    view = LiveView(console, quiet=False)
+    with view:
+        view(progress(), None)
+        view.live.refresh()
+        lengths = list(view.live._lengths)
+        before = console.file.getvalue()
+        console.width = 60
+        view.live.refresh()
+        drawn = console.file.getvalue()[len(before) :]
+    ups = drawn.count("\x1b[1A")
+    assert max(lengths) > 60
+    assert ups == len(lengths) - 1 + folded_rows(lengths, 60)
 
 
 def test_a_notice_is_not_written_into_the_screen(monkeypatch):
