@@ -21,7 +21,7 @@ PICTURE_NAMES = {
     "misread": "the validation images it misreads",
     "augmented": "a batch of training images as it saw them",
 }
-"""What each picture shows, by its name."""
+"""A line on each picture, by its name."""
 
 SUFFIXES = (".svg", ".png", ".html")
 

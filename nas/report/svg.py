@@ -13,6 +13,7 @@ from nas.report.chart import (
     Chart,
     MatrixChart,
     Point,
+    Rule,
     Series,
     TileChart,
     XYChart,
@@ -111,23 +112,29 @@ def _xy(chart: XYChart, width: int) -> tuple[Markup, float]:
         parts.append(tag("line", x1=_n(x), x2=_n(x), y1=_n(frame.bottom), y2=_n(frame.bottom + 5), class_="grid"))
         parts.append(tag("text", _tick(chart.x, tick), x=_n(x), y=_n(frame.bottom + 18), class_="tick middle"))
     parts.append(tag("text", chart.x.title, x=_n(frame.right), y=_n(frame.height - 8), class_="axis end"))
+    taken: list[tuple[float, float]] = []  # by labels above the axes
     for rule in chart.rules:
-        parts += _rule(frame, rule.axis, rule.value, rule.label)
+        parts += _rule(frame, rule, taken)
     parts += [_series(frame, series, number) for number, series in enumerate(chart.series)]
     return join(parts), float(frame.height)
 
 
-def _rule(frame: _Frame, axis: str, value: float, label: str) -> list[Markup]:
+def _rule(frame: _Frame, rule: Rule, taken: list[tuple[float, float]]) -> list[Markup]:
+    """Return a rule with its label; one of the x axis stands lower where it would lie over another, of `taken`."""
     chart = frame.chart
-    if axis == "x":
-        x, _ = frame.at(value, chart.y.low)
+    if rule.axis == "x":
+        x, _ = frame.at(rule.value, chart.y.low)
         late = x > (frame.left + frame.right) / 2
         line = tag("line", x1=_n(x), x2=_n(x), y1=_n(frame.top - 8), y2=_n(frame.bottom), class_="rule")
-        place = _n(x - 4 if late else x + 4)
-        return [line, tag("text", label, x=place, y=_n(frame.top - 10), class_="label" + " end" * late)]
-    _, y = frame.at(chart.x.low, value)
+        place, long = (x - 4 if late else x + 4), LETTER * len(rule.label)
+        ends = (place - long, place) if late else (place, place + long)
+        lower = 14 * sum(low < ends[1] and ends[0] < high for low, high in taken)
+        taken.append(ends)
+        height = frame.top - 10 + lower
+        return [line, tag("text", rule.label, x=_n(place), y=_n(height), class_="label" + " end" * late)]
+    _, y = frame.at(chart.x.low, rule.value)
     line = tag("line", x1=_n(frame.left), x2=_n(frame.right), y1=_n(y), y2=_n(y), class_="rule")
-    return [line, tag("text", label, x=_n(frame.left + 4), y=_n(y - 5), class_="label")]
+    return [line, tag("text", rule.label, x=_n(frame.left + 4), y=_n(y - 5), class_="label")]
 
 
 def _series(frame: _Frame, series: Series, number: int) -> Markup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import xml.etree.ElementTree as ET
 import zlib
@@ -157,3 +158,13 @@ def test_without_matplotlib_a_line_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UsageError, match=r"nas\[report\]"):
         draw_png(CHARTS[0])
+
+
+def test_labels_of_neighbouring_rules_do_not_lie_over_each_other():
+    rules = (Rule(axis="x", value=5, label="teachers trained"), Rule(axis="x", value=6, label="finalists from here"))
+    chart = XYChart(
+        name="a", title="A", alt="", rules=rules, series=(Series(name="b", tone=1, parts=((Point(x=0, y=1),),)),),
+        x=Axis(title="x", low=0, high=20), y=Axis(title="y", low=0, high=2),
+    )  # fmt: skip
+    heights = re.findall(r'<text x="[^"]*" y="([^"]*)" class="label', str(svg_file(chart)))
+    assert len(set(heights)) == 2
