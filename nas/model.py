@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -80,15 +81,42 @@ class Residual(nn.Sequential):
         return x + y
 
 
-def build(architecture: Architecture, *, seed: int | None = None) -> nn.Sequential:
+class Dropout(nn.Dropout):
+    """Dropout that draws from a generator of its own: the global one is the caller's."""
+
+    def __init__(self, p: float, seed: int) -> None:
+        super().__init__(p)
+        self.seed = seed
+        self._generator: torch.Generator | None = None  # made at the first draw: a module with one cannot be copied
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return input
+        if self._generator is None:
+            self._generator = torch.Generator(input.device).manual_seed(self.seed)
+        drawn = torch.rand(input.shape, generator=self._generator, device=input.device)
+        return input * (drawn >= self.p) / (1 - self.p)
+
+
+def build(architecture: Architecture, *, seed: int | None = None, dropout: float = 0.0) -> nn.Sequential:
     """Return the network as torch modules: (N, C, H, W) -> logits (N, num_classes).
 
     Weights are torch's defaults drawn under `seed`, without touching the global generator; None uses that generator.
+    `dropout` is the probability with which an input of the classifier, the last convolution, is dropped in training;
+    the state dict is the same with and without.
     """
     with _DRAWING, torch.random.fork_rng(enabled=seed is not None, devices=[]):
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators' as well
-        return _sequential(architecture)
+        network = _sequential(architecture)
+    if not dropout:
+        return network
+    named = OrderedDict[str, nn.Module]()
+    for index, (name, module) in enumerate(network.named_children()):
+        if index == architecture.classifier_index:
+            named["dropout"] = Dropout(dropout, seed or 0)
+        named[name] = module
+    return nn.Sequential(named)
 
 
 def _sequential(architecture: Architecture) -> nn.Sequential:

@@ -34,7 +34,8 @@ from pathlib import Path
 import toys
 from auditing import Audit
 
-from nas import cli, library
+from nas import __main__ as command
+from nas import library
 from nas.study import StudyStore
 
 QUICK = [
@@ -52,6 +53,9 @@ IMPORTED = ("onnx", "onnxruntime", "pandas", "scipy.linalg", "scipy.stats", "saf
 
 MAX_SECONDS = 2.0
 """Longest time from Ctrl-C to the end of the process."""
+
+THIRD_DEATH = ", 3 times"
+"""The end of the reason of a trial that has lost a third worker."""
 
 
 @dataclass
@@ -101,8 +105,10 @@ class Child:
             sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
             sys.argv = ["nas", *arguments]
             if quick:
-                library.ProcessPool = lambda count, *_, **__: Slow(count)  # type: ignore[assignment,misc]
-            cli.main(list(arguments))
+                pools = importlib.import_module("nas.library.pools")
+                assert pools.ProcessPool, "what the search takes its pool from"
+                pools.ProcessPool = lambda count, *_, **__: Slow(count)  # type: ignore[attr-defined]
+            command.main()
             code = 0
         except SystemExit as left:
             code = int(left.code or 0)
@@ -187,7 +193,9 @@ def interrupt(child: Child, row: Row) -> None:
     errors = child.said()
     if row.seconds[-1] > MAX_SECONDS:
         row.problems.append(f"Ctrl-C took {row.seconds[-1]:.1f} s")
-    if child.code == 0:  # it had just ended
+    if child.code == 0 and row.seconds[-1] <= MAX_SECONDS:  # it had just ended
+        return
+    if child.code == -signal.SIGINT and not errors:  # the command had not begun
         return
     if child.code != 130 or "To resume: nas search" not in errors or "Traceback" in errors:
         row.problems.append(f"Ctrl-C: exit code {child.code}, {errors[-500:]!r}")
@@ -210,7 +218,7 @@ def cold_interrupts(row: Row, count: int, rng: random.Random) -> None:
 
 def worker_kills(row: Row, count: int, rng: random.Random) -> None:
     """Kill workers of a search that has enough trials for it, and let it come to its end."""
-    studies, number, ends = Path(os.environ["NAS_STUDIES"]), 0, 0
+    studies, number, ends, given_up = Path(os.environ["NAS_STUDIES"]), 0, 0, 0
     while row.injected < count:
         number += 1
         name = f"workers-{number}"
@@ -227,9 +235,13 @@ def worker_kills(row: Row, count: int, rng: random.Random) -> None:
         if child.code != 0:
             row.problems.append(f"{name}: exit code {child.code}, {child.said()[-300:]!r}")
         row.problems += audit.end()
-        failed = [t for t in StudyStore.open(name).refresh().finished.values() if t.state.name == "FAIL"]
-        row.problems += [f"{name}: trial {trial.number} was lost to a kill" for trial in failed]
-    row.recovered = f"{ends} of {number} searches"
+        store = StudyStore.open(name)
+        trials = [trial for each in store.with_finalists() for trial in each.refresh().finished.values()]
+        failed = [(trial.number, trial.user_attrs["reason"]) for trial in trials if trial.state.name == "FAIL"]
+        given_up += sum(reason.endswith(THIRD_DEATH) for _, reason in failed)
+        row.problems += [f"{name}: trial {each} failed ({reason})" for each, reason in failed
+                         if not reason.endswith(THIRD_DEATH)]  # fmt: skip
+    row.recovered = f"{ends} of {number} searches; {given_up} trials failed at their third death, as the rule says"
 
 
 def is_worker(pid: int) -> bool:
@@ -240,7 +252,7 @@ def is_worker(pid: int) -> bool:
 
 # --- containers -------------------------------------------------------------------------------------------------------
 
-NAS = " ".join(f"'{word}'" for word in [sys.executable, "-c", "from nas.cli import main; main()"])
+NAS = " ".join(f"'{word}'" for word in toys.COMMAND)
 SMALL = (
     "search --dataset synthetic --max-params 500 --trials 2 --brief-epochs 1 --finalists 1 --finalist-seeds 1 "
     "--finalist-epochs 1 --no-report --study"

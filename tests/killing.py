@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from nas.study import ownership
+from nas.study.batch import BatchedConnection
 from nas.study.store import StudyStore
 
 
@@ -38,30 +40,34 @@ def dead_owner() -> str:
 
 @contextlib.contextmanager
 def watched(act: Callable[[], None]) -> Iterator[None]:
-    """Call `act` before every commit of a transaction that writes, to any database."""
+    """Call `act` before every commit of a transaction that writes, to any SQLite file."""
     writing: set[int] = set()
 
     def execute(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
         if statement.split(None, 1)[0] in ("INSERT", "UPDATE", "DELETE", "CREATE"):
-            writing.add(id(connection))
+            writing.add(id(connection.connection.dbapi_connection))
 
-    def commit(connection: Any) -> None:
-        if id(connection) in writing:
-            writing.discard(id(connection))
+    def write(self: BatchedConnection) -> None:
+        if id(self) in writing:
+            writing.discard(id(self))
             try:
                 act()
             except BaseException:
-                connection.connection.rollback()  # as the system does for a process that is gone
+                sqlite3.Connection.rollback(self)  # as the system does for a process that is gone
                 raise
+        whole(self)
 
     def rollback(connection: Any) -> None:
-        writing.discard(id(connection))
+        writing.discard(id(connection.connection.dbapi_connection))
 
-    listeners = (("before_cursor_execute", execute), ("commit", commit), ("rollback", rollback))
+    whole = BatchedConnection.write
+    listeners = (("before_cursor_execute", execute), ("rollback", rollback))
     for name, listener in listeners:
         event.listen(Engine, name, listener)
     try:
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(BatchedConnection, "write", write)
+            yield
     finally:
         for name, listener in listeners:
             event.remove(Engine, name, listener)

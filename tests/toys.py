@@ -45,7 +45,7 @@ from nas.workers import (
 )
 
 CAP = 500
-COMMAND = [sys.executable, "-c", "from nas.cli import main; main()"]
+COMMAND = [sys.executable, "-m", "nas"]
 """`nas`, whatever the PATH."""
 
 ONE_WORKER = ["--workers", "1", "--backend", "torch"]

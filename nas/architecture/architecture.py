@@ -54,6 +54,12 @@ class Architecture:
         return make_layers(self.blocks, self.input_shape, self.num_classes)
 
     @property
+    def classifier_index(self) -> int:
+        """The place of the classifier, the last convolution, among the modules, where a residual is one module."""
+        last = max(index for index, layer in enumerate(self.layers) if layer.op == "conv")
+        return last - sum(index - layer.skip for index, layer in enumerate(self.layers) if layer.op == "add")
+
+    @property
     def num_params(self) -> int:
         """Learnable parameters: convolution weights, biases and norm affines; buffers do not count."""
         return sum(layer.num_params for layer in self.layers)

@@ -17,6 +17,7 @@ from nas.cli.evaluate import evaluate
 from nas.cli.export import export
 from nas.cli.help import Command
 from nas.cli.inspect import count, space
+from nas.cli.interrupts import INTERRUPTED, resume_line
 from nas.cli.plot import plot
 from nas.cli.predict import predict
 from nas.cli.report import report
@@ -27,8 +28,6 @@ from nas.cli.train_best import train_best
 from nas.cli.tune import tune
 from nas.cli.watch import watch
 from nas.errors import NasError
-
-INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -103,14 +102,12 @@ def main(arguments: Sequence[str] | None = None, *, on_command: Callable[[], obj
 
 def _interrupted(left: SystemExit, arguments: Sequence[str] | None) -> int:
     """Print how to go on, and return the exit code of the signal."""
-    from nas.machine import command_line
-
     error: BaseException | None = left
     code = INTERRUPTED
     while error is not None:  # what came first knows the signal
         code = getattr(error, "exit_code", code)
         error = error.__context__
-    print(f"interrupted; nothing finished is lost. To resume: {command_line(arguments)}", file=sys.stderr)
+    print(resume_line(arguments), file=sys.stderr)
     return code
 
 

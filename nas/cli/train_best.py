@@ -73,6 +73,10 @@ def train_best(
     mirror: Mirror = None,
     augment: Augment = None,
     class_weights: ClassWeights = None,
+    dropout: Annotated[
+        float | None,
+        typer.Option(metavar="0..0.9", help="Drop inputs of the classifier in training, on plain torch (default: 0)."),
+    ] = None,
     storage: Storage = None,
     teacher: Teacher = None,
     target: Target = None,
@@ -107,6 +111,7 @@ def train_best(
     )  # fmt: skip
     plan = plan.changed(recipe=read, epochs=epochs, seeds=seeds, target=target).with_teacher(teacher)
     plan = plan.with_augmentation(make_augmentation(mirror, augment), found).weighted(class_weights)
+    plan = plan.with_dropout(dropout)
     if not as_json:
         _print_plan(plan, found, machine.device)
     run = train(machine=machine, plan=plan, tensorboard=tensorboard)

@@ -64,11 +64,14 @@ def read_architecture(folder: Path) -> Architecture:
 
 
 @contextlib.contextmanager
-def network_folder(folder: Path, network: TrainedNetwork) -> Iterator[Path]:
-    """Give `architecture_folder`'s fresh folder with the network's model.py and weights inside, each checked."""
+def network_folder(folder: Path, network: TrainedNetwork, dropout: float = 0.0) -> Iterator[Path]:
+    """Give `architecture_folder`'s fresh folder with the network's model.py and weights inside, each checked.
+
+    `dropout` is that of the recipe, for whoever trains model.py further.
+    """
     with architecture_folder(folder, network.architecture) as new:
         write_network(new / WEIGHTS, network)
-        text = source(network.architecture, network.normalization, network.classes)
+        text = source(network.architecture, network.normalization, network.classes, dropout)
         write_atomic(new / "model.py", text)
         written = read_network(new / WEIGHTS, network.architecture, network.normalization, network.classes)
         check_source(new / "model.py", written)

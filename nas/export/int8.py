@@ -30,6 +30,7 @@ from nas.export.integer import (
 )
 from nas.export.onnx import BYTES
 from nas.export.quantize import quantize
+from nas.export.runtime import import_onnxruntime
 from nas.files import write_atomic
 from nas.footprint import MaxPool, Operation
 from nas.model import TrainedNetwork
@@ -116,8 +117,7 @@ def compare_predictions(wanted: Tensor, found: Tensor, labels: Tensor) -> Int8Co
 
 def check_int8(content: bytes, integer: IntegerNetwork, images: Tensor) -> None:
     """Raise `StorageError` unless onnxruntime gives, for uint8 images (N, C, H, W), every logit as `integer` does."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import StorageError
+from nas.export.runtime import import_onnxruntime
 from nas.export.weights import metadata
 from nas.files import write_atomic
 
@@ -115,9 +116,9 @@ def _scaled(images: Tensor, network: TrainedNetwork, scaling: str) -> Tensor:
 
 def open_session(path: Path) -> Any:
     """Return onnxruntime's session of a file; raises `StorageError` if it does not load."""
-    import onnxruntime
     import torch
 
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()  # its own choice is every core, and it spins on them
     options.log_severity_level = 4  # what is wrong is in the exception

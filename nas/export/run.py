@@ -136,7 +136,7 @@ def write_run(
         for seed, state in state_dicts.items()
     }  # fmt: skip
     network = networks[result.typical_seed]
-    with network_folder(folder, network) as new:
+    with network_folder(folder, network, float(result.recipe.get("dropout", 0.0))) as new:
         write_json(new / "result.json", dataclasses.asdict(result))
         write_csv_log(new / "log.csv", log)
         write_atomic(new / "CARD.md", card)

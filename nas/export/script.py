@@ -67,9 +67,10 @@ def script(network: TrainedNetwork, dataset: str, recipe: Mapping[str, Any]) -> 
     if problem := script_problem(dataset, recipe):
         raise UsageError(problem)
     architecture = network.architecture
+    dropout = float(recipe.get("dropout", 0.0))
     title, reader, arranged = _READERS[dataset]
     factor = min(3.0, max(1.0, math.sqrt(8000 / architecture.num_params)))
-    layers = textwrap.indent("\n".join(module_lines(architecture)), " " * 8)
+    layers = textwrap.indent("\n".join(module_lines(architecture, dropout)), " " * 8)
     return fill(
         "script.txt",
         {
@@ -84,6 +85,7 @@ def script(network: TrainedNetwork, dataset: str, recipe: Mapping[str, Any]) -> 
             "AFFINE": ", ".join(str(recipe[name]) for name in ("degrees", "translate", "scale", "shear")),
             "MEAN": list(network.normalization.mean), "STD": list(network.normalization.std),
             "CLASSES": as_tuple(network.classes).replace("\n    ", "\n"),
+            "ORDERED": "from collections import OrderedDict\n" if dropout else "",
             "RESIDUAL": RESIDUAL if any(layer.op == "add" for layer in architecture.layers) else "",
             "SHAPE": ", ".join(map(str, architecture.input_shape)), "LAYERS": layers, "READER": reader,
             "ARRANGED": arranged,
@@ -106,7 +108,7 @@ def check_script(path: Path, network: TrainedNetwork, images: Tensor, logits: Te
 
     text = read_text(path)
     namespace: dict[str, Any] = {"__name__": "train"}
-    if strangers := _imported(text) - {"argparse", "copy", "math", "torch", "torchvision"}:
+    if strangers := _imported(text) - {"argparse", "collections", "copy", "math", "torch", "torchvision"}:
         raise damaged(path, f"it imports {min(strangers)}")
     exec(compile(text, str(path), "exec"), namespace)
     few, labels = images[:8], logits[:8].argmax(1)

@@ -17,6 +17,9 @@ TOLERANCE = 1e-4
 """Largest difference of a logit allowed between `Net` and the trained network: they may round the normalisation
 differently, while `build()` must give the same bits."""
 
+ORDERED = "from collections import OrderedDict\n\n"
+"""The import that `module_lines` with dropout needs."""
+
 RESIDUAL = """\
 class Residual(nn.Sequential):
     def forward(self, x):
@@ -35,7 +38,7 @@ is the same network for images that are normalised already. Both give logits (N,
     labels = [net.classes[index] for index in net(images).argmax(1)]
 """
 
-import torch
+{imports}import torch
 from torch import nn
 
 
@@ -76,7 +79,9 @@ def load(path="weights.safetensors"):
 '''
 
 
-def source(architecture: Architecture, normalization: Normalization, classes: tuple[str, ...]) -> str:
+def source(
+    architecture: Architecture, normalization: Normalization, classes: tuple[str, ...], dropout: float = 0.0
+) -> str:  # fmt: skip
     """Return the text of a module `model.py` with `build()`, `Net` and `load(path)`.
 
     `build()` is the network of `nas.model.build`, whose state dict it shares; `Net` normalises its images as
@@ -89,7 +94,8 @@ def source(architecture: Architecture, normalization: Normalization, classes: tu
         shape=f"N, {channels}, {height}, {width}",
         num_classes=architecture.num_classes,
         residual=RESIDUAL if any(layer.op == "add" for layer in architecture.layers) else "",
-        layers=textwrap.indent("\n".join(module_lines(architecture)), " " * 8),
+        layers=textwrap.indent("\n".join(module_lines(architecture, dropout)), " " * 8),
+        imports=ORDERED if dropout else "",
         classes=as_tuple(classes),
         mean=list(normalization.mean),
         std=list(normalization.std),
@@ -128,20 +134,31 @@ def check_source(path: Path, network: TrainedNetwork) -> None:
             raise damaged(path, f"its network has {count:,} parameters, not {architecture.num_params:,}")
 
 
-def module_lines(architecture: Architecture) -> list[str]:
-    """Return the lines that make the modules."""
-    layers, lines, margin = architecture.layers, [], ""
-    residuals = {layer.skip for layer in layers if layer.op == "add"}
+def module_lines(architecture: Architecture, dropout: float = 0.0) -> list[str]:
+    """Return the lines that make the modules.
+
+    With dropout they have names, so that the state dict is the same as without.
+    """
+    layers, modules = architecture.layers, list[list[str]]()
+    residuals, inside = {layer.skip for layer in layers if layer.op == "add"}, False
     for index, layer in enumerate(layers):
         if index in residuals:
-            lines.append("Residual(")
-            margin = "    "
+            modules.append(["Residual("])
+            inside = True
         if layer.op == "add":
-            lines.append("),")
-            margin = ""
+            modules[-1].append(")")
+            inside = False
+        elif inside:
+            modules[-1].append(f"    {_call(layer)},")
         else:
-            lines.append(f"{margin}{_call(layer)},")
-    return [*lines, "nn.Flatten(),"]
+            modules.append([_call(layer)])
+    modules.append(["nn.Flatten()"])
+    if not dropout:
+        return [line for module in modules for line in (*module[:-1], f"{module[-1]},")]
+    named = [[f'("{index}", {first}', *rest] for index, (first, *rest) in enumerate(modules)]
+    named.insert(architecture.classifier_index, [f'("dropout", nn.Dropout({dropout:g})'])
+    rows = [f"    {line}" for module in named for line in (*module[:-1], f"{module[-1]}),")]
+    return ["OrderedDict([", *rows, "])"]
 
 
 def _call(layer: Layer) -> str:

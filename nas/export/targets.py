@@ -137,7 +137,7 @@ def export_targets(
             integer = _int8(new, origin, logits, options)
         makers = {
             "onnx": lambda: _onnx(new, network, images, logits),
-            "torch": lambda: _torch(new, network, images, logits),
+            "torch": lambda: _torch(new, origin, logits),
             "int8": lambda: _int8_target(integer, origin),
             "c": lambda: _c(new, origin, logits, integer, options),
             "script": lambda: _script(new, origin, logits),
@@ -184,10 +184,11 @@ def _onnx(folder: Path, network: TrainedNetwork, images: Tensor, logits: Tensor)
     return ExportedTarget(name="onnx", files=tuple(_GRAPHS), difference=max(differences), notes=notes)
 
 
-def _torch(folder: Path, network: TrainedNetwork, images: Tensor, logits: Tensor) -> ExportedTarget:
+def _torch(folder: Path, origin: ExportSource, logits: Tensor) -> ExportedTarget:
+    network, images, dropout = origin.network, origin.images.images, float(origin.recipe.get("dropout", 0.0))
     write_network(folder / WEIGHTS, network)
     read = read_network(folder / WEIGHTS, network.architecture, network.normalization, network.classes)
-    write_atomic(folder / "model.py", source(network.architecture, network.normalization, network.classes))
+    write_atomic(folder / "model.py", source(network.architecture, network.normalization, network.classes, dropout))
     check_source(folder / "model.py", read)
     export_program(folder / PROGRAM_FILE, read)
     difference = check_program(folder / PROGRAM_FILE, read, images, logits)

@@ -131,6 +131,14 @@ class FullRunPlan:
             raise UsageError("--reference names the recipe too: give it without --class-weights")
         return dataclasses.replace(self, recipe=dataclasses.replace(self.recipe, class_weights=class_weights))
 
+    def with_dropout(self, dropout: float | None) -> FullRunPlan:
+        """Return the plan with another dropout; None changes nothing. Raise `UsageError`."""
+        if dropout is None:
+            return self
+        if self.reference is not None:
+            raise UsageError("--reference names the recipe too: give it without --dropout")
+        return dataclasses.replace(self, recipe=dataclasses.replace(self.recipe, dropout=dropout))
+
     def changed(
         self, *, recipe: Recipe | None = None, epochs: int | None = None, seeds: int | None = None,
         target: float | None = None,

@@ -27,7 +27,7 @@ from nas.library.pools import fitting, open_pool
 from nas.report import RunView, TensorBoard, make_console
 from nas.searches import bring_winner
 from nas.study import Interrupts, in_use
-from nas.train import choose_backend
+from nas.train import choose_backend, require_dropout
 
 
 def train_best(
@@ -51,6 +51,10 @@ def train_best(
         plan = plan.with_teacher(None)
     plan = plan.changed(seeds=seeds, epochs=epochs)
     board = None if tensorboard is None else TensorBoard(tensorboard / plan.base.name)
+    if plan.recipe.dropout and machine.backend == "auto":
+        machine = dataclasses.replace(machine, backend="torch")
+        machine.notify("the kernels know no dropout: plain torch trains, several times slower on a CPU")
+    require_dropout(plan.recipe, machine.backend)
     found = planned_dataset(plan.dataset, machine)
     if not found.comparable:
         plan = dataclasses.replace(plan, target=None)

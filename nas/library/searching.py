@@ -15,7 +15,7 @@ from nas.library.machine import Machine, as_budget, planned_dataset, ready_datas
 from nas.library.pools import fitting, open_pool, recipe_logits
 from nas.report import FreshReport, LiveView, TensorBoard, make_console
 from nas.searches import RecipeSettings, Search, SearchResult, Settings, distilled_folds, search_recipes
-from nas.study import Deadline, StudyStore, in_use, study_folder, trials_to_resume, use_artifacts
+from nas.study import Deadline, Interrupts, StudyStore, in_use, study_folder, trials_to_resume, use_artifacts
 from nas.teachers import choose_teacher
 from nas.train import Recipe
 
@@ -61,8 +61,9 @@ def search(
     )  # another study is refused before it is loaded
     board = None if tensorboard is None else TensorBoard(tensorboard / name)
     view = LiveView(make_console(), quiet=machine.quiet)
-    with view:
-        training, validation = _load(found, machine, view)
+    with Interrupts() as interrupts, view:
+        with interrupts.allowed():
+            training, validation = _load(found, machine, view)
         provenance = machine.provenance(training, found)
         record = provenance.fields() | {"target": chosen.target, "num_validation": len(validation)}
         logits = 0 if chosen.recipe.teacher is None else sum(distilled_folds(chosen, training)[1].values())
@@ -104,8 +105,9 @@ def search_recipe(
     )
     found = planned_dataset(found.name, machine)
     view = LiveView(make_console(), quiet=machine.quiet)
-    with view:
-        training, validation = _load(found, machine, view)
+    with Interrupts() as interrupts, view:
+        with interrupts.allowed():
+            training, validation = _load(found, machine, view)
         record = machine.provenance(training, found).fields()
         record |= {"target": plan.target, "num_validation": len(validation)}
         count = fitting(machine, training, 0 if recipe.teacher is None else recipe.epochs, view=view)

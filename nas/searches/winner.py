@@ -32,7 +32,7 @@ from nas.searches.reason import (
 )
 from nas.searches.selection import Finalist
 from nas.searches.settings import Settings
-from nas.study import StudyStore, fetch_artifact, fetch_file, share_file, study_folder
+from nas.study import StudyStore, fetch_artifact, fetch_file, interruptible, share_file, study_folder
 
 WINNER = "winner"
 """The study's attribute with the artifact of the winner's folder, and of how many trainings it is."""
@@ -82,7 +82,8 @@ def write_best(store: StudyStore, best: FrozenTrial, context: Context) -> tuple[
         architecture=network.architecture, recipe=dataclasses.asdict(recipe), reason=dataclasses.asdict(reason),
         network=network,
     )  # fmt: skip
-    write_winner(study_folder(store.base) / "best", winner)
+    with interruptible():  # it trains nothing, but checks the files, for seconds on a busy machine
+        write_winner(study_folder(store.base) / "best", winner)
     _share(store, reason)
     return finalists, reason
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nas.study.artifacts import fetch_artifact, fetch_file, share_file, use_artifacts
 from nas.study.deadline import Deadline
 from nas.study.frame import frame, load_study
-from nas.study.interrupts import Interrupted, Interrupts
+from nas.study.interrupts import Interrupted, Interrupts, interruptible
 from nas.study.manage import (
     StudyInfo,
     copy_study,
@@ -67,6 +67,7 @@ __all__ = [
     "fetch_file",
     "frame",
     "in_use",
+    "interruptible",
     "is_dead",
     "is_in_use",
     "latest_study",

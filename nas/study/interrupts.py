@@ -33,7 +33,7 @@ class Interrupts:
     """A context manager that turns the first signal into `Interrupted` at a safe point.
 
     A safe point is a call of `check`, or anywhere inside `allowed()`. In a thread other than the main one, which may
-    set no handler, it changes nothing.
+    set no handler, it changes nothing. Of two around each other the inner one takes the signals.
     """
 
     SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -45,8 +45,12 @@ class Interrupts:
         self._number: int | None = None
         self._allowed = False
         self._before: dict[int, Any] = {}
+        self._outer: Interrupts | None = None
 
     def __enter__(self) -> Interrupts:
+        self._outer = Interrupts.active
+        if self._outer is not None:
+            self._outer.check()
         if threading.current_thread() is threading.main_thread():
             for number in self.SIGNALS:
                 before = signal.getsignal(number)
@@ -61,8 +65,12 @@ class Interrupts:
             signal.signal(number, before)
         self._before = {}
         if Interrupts.active is self:
-            Interrupts.active = None
-        if kind is None:  # a signal after the last safe point is not lost either
+            Interrupts.active = self._outer
+        if self._outer is not None and self._number is not None:
+            self._outer._number = self._number  # for it too the next is the second
+        # A signal after the last safe point is not lost either; and what it raised inside a module in C while that was
+        # imported may come out as an ImportError.
+        if kind is None or issubclass(kind, ImportError):
             self.check()
 
     def check(self) -> None:
@@ -89,7 +97,12 @@ class Interrupts:
             raise Interrupted(number)
 
 
+def interruptible() -> contextlib.AbstractContextManager[None]:
+    """Let a signal raise at once inside; for code that does not know the `Interrupts` around it."""
+    return contextlib.nullcontext() if Interrupts.active is None else Interrupts.active.allowed()
+
+
 def pause(seconds: float) -> None:
-    """Sleep, where a signal may raise at once; for code that does not know the `Interrupts` around it."""
-    with contextlib.nullcontext() if Interrupts.active is None else Interrupts.active.allowed():
+    """Sleep, where a signal may raise at once."""
+    with interruptible():
         time.sleep(seconds)

@@ -12,14 +12,15 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from nas.study.batch import batch
 from nas.study.deadline import Deadline
 from nas.study.interrupts import Interrupts
-from nas.study.ownership import HEARTBEAT_SECONDS
+from nas.study.ownership import HEARTBEAT_SECONDS, owner_name
 from nas.study.progress import Event, Progress, View, WorkerLine
 from nas.study.store import ClaimedTrial, StudyStore
 from nas.study.supervision import Supervisor
 from nas.train import Epoch, Run
-from nas.workers import EpochMessage, FailureMessage, Message, Pool, RunMessage, StepMessage, TrainJob
+from nas.workers import MAX_DEATHS, EpochMessage, FailureMessage, Message, Pool, RunMessage, StepMessage, TrainJob
 
 Observe = Callable[[ClaimedTrial, Message], None]
 """Called with every message of a training, before it is acted on."""
@@ -149,13 +150,13 @@ class Loop:
                 self._supervisor.alive(message.worker)
                 self._act(phase, message)
                 self.interrupts.check()
+            phase.store.write_epochs()
             self._end_hanging()
             self.live()
             phase.update(self.progress)
             self.view(self.progress, None)
         if self._clock() >= self._next_beat:  # whatever ended meanwhile: a long training shows its owner too
-            for trial in self.running.values():
-                phase.store.heartbeat(trial)
+            phase.store.heartbeat(self.running.values())
             self._next_beat = self._clock() + HEARTBEAT_SECONDS
 
     def _act(self, phase: Phase, message: Message) -> None:
@@ -178,6 +179,7 @@ class Loop:
                 if killed and self._supervisor.died(trial.number, lost_node=lost_node):
                     self._again(job, reason, line.text)
                 else:
+                    reason = f"{reason}, {MAX_DEATHS + 1} times" if killed else reason
                     self._end(phase, message, phase.on_failure(trial, job, reason))
                     self._supervisor.failed(reason)
             case _:
@@ -221,7 +223,7 @@ class Loop:
         """Wait for trainings of other processes, and say for whom."""
         if foreign := phase.store.foreign(self.running):
             trial, _ = max(foreign, key=lambda each: each[1])
-            owner = phase.store.owner_of(trial)
+            owner = owner_name(trial.user_attrs)
             self.progress.note = f"waiting for trial {trial.number} of {owner}, taken over if that shows no heartbeat"
             self.view(self.progress, None)
         with self.interrupts.allowed():
@@ -233,6 +235,7 @@ class Loop:
             return
         if self.pool.jobs:
             self.pool.restart()
-        for trial in self.running.values():
-            phase.store.fail_interrupted(trial, reason, again=phase.again)
+        with phase.store.errors(), batch:
+            for trial in self.running.values():
+                phase.store.fail_interrupted(trial, reason, again=phase.again)
         self.running = {}

@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
+from sqlalchemy import Engine
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from nas.study.interrupts import pause
@@ -20,26 +21,35 @@ PATIENCE_SECONDS = 60.0
 PAUSE_SECONDS = 1.0
 
 
-def patient(storage: BaseStorage, shown: str) -> BaseStorage:
+def patient(storage: BaseStorage, shown: str, engine: Engine) -> BaseStorage:
     """Return the storage of a server, whose requests are made again while it is away; `shown` is its URL for a user.
+
+    It has the `engine` of its database, and `again(go)`, which makes any other request in the same way.
 
     What the server did without being able to say so is done twice: an attribute or a score is then the same, an end of
     a trial is recognised, and a trial begun twice has an owner whose heartbeat stands still, and is given up for it.
     """
-    return _PatientStorage(storage, shown)  # type: ignore[no-any-return]
+    return _PatientStorage(storage, shown, engine)  # type: ignore[no-any-return]
 
 
 class _Patience:
-    def __init__(self, storage: BaseStorage, shown: str) -> None:
-        self.inner, self.shown = storage, shown
+    def __init__(self, storage: BaseStorage, shown: str, engine: Engine) -> None:
+        self.inner, self.shown, self.engine = storage, shown, engine
 
     def request(self, name: str, *values: Any, **named: Any) -> Any:
+        def done() -> bool:
+            return name == "set_trial_state_values" and self._ended(*values, **named)
+
+        return self.again(lambda: getattr(self.inner, name)(*values, **named), done)
+
+    def again(self, go: Callable[[], Any], done: Callable[[], bool] = lambda: False) -> Any:
+        """Return what `go` does, once the server answers; True where an earlier try has `done` it unheard."""
         away_since: float | None = None
         while True:
             try:
-                found = getattr(self.inner, name)(*values, **named)
+                found = go()
             except UpdateFinishedTrialError:
-                if away_since is None or name != "set_trial_state_values" or not self._ended(*values, **named):
+                if away_since is None or not done():
                     raise
                 found = True
             except (SQLAlchemyError, StorageInternalError) as error:

@@ -11,19 +11,22 @@ import json
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-import sqlalchemy
 from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, DateTime, Select, String, column, func, select, table
+from sqlalchemy import Connection, DateTime, Engine, Select, String, column, func, select, table
 
 MANY = 500
 """Unfinished trials that one query reads."""
+
+SNAPSHOTS: Mapping[str, Mapping[str, str]] = {"sqlite": {}, "postgresql": {"isolation_level": "REPEATABLE READ"}}
+"""Databases that are read here, with what makes all queries of a transaction see one state. Otherwise a trial that ends
+between two queries would be read as finished, and without its last attributes."""
 
 _TRIALS = table(
     "trials", column("trial_id"), column("study_id"), column("number"), column("state", String),
@@ -48,7 +51,9 @@ class TrialReader:
 
     def __init__(self, storage: BaseStorage, backend: BaseStorage, study_id: int) -> None:
         self._source, self._study = storage, study_id
-        self._engine = backend.engine if isinstance(backend, RDBStorage) else None
+        engine: Engine | None = getattr(backend, "engine", None)
+        self._engine = engine if engine is not None and engine.dialect.name in SNAPSHOTS else None
+        self._again: Callable[[Callable[[], Any]], Any] = getattr(backend, "again", lambda go: go())
         self._known = 0  # trials read so far: numbers are given without a gap
         self._last = -1  # the greatest id among them
         self._open: set[int] = set()  # ids of those not finished; numbers where there is no database
@@ -57,9 +62,8 @@ class TrialReader:
         """Return the number of trials."""
         if self._engine is None:
             return len(self._source.get_all_trials(self._study, deepcopy=False))
-        with reading(self._engine) as connection:
-            query = select(func.count()).select_from(_TRIALS).where(_TRIALS.c.study_id == self._study)
-            return int(connection.execute(query).scalar_one())
+        query = select(func.count()).select_from(_TRIALS).where(_TRIALS.c.study_id == self._study)
+        return int(self._query(lambda connection: connection.execute(query).scalar_one()))
 
     def read(self) -> list[FrozenTrial]:
         """Return the trials that are new, or were not finished at the last reading, as they are now."""
@@ -68,14 +72,21 @@ class TrialReader:
             trials = [every[number] for number in sorted(self._open)] + every[self._known :]
             self._known, self._open = len(every), {each.number for each in trials if not each.state.is_finished()}
             return trials
-        with reading(self._engine) as connection:
-            found = dict(self._changed(connection))
+        found: dict[int, FrozenTrial] = self._query(lambda connection: dict(self._changed(connection)))
         self._known += sum(1 for trial_id in found if trial_id > self._last)
         self._open = {trial_id for trial_id, trial in found.items() if not trial.state.is_finished()}
         self._last = max([self._last, *found])
         if any(trial.number >= self._known for trial in found.values()):  # one came between: look at all again
             self._known, self._last, self._open = 0, -1, set()
         return list(found.values())
+
+    def _query(self, go: Callable[[Connection], Any]) -> Any:
+        def once() -> Any:
+            assert self._engine is not None
+            with reading(self._engine) as connection:
+                return go(connection)
+
+        return self._again(once)
 
     def _changed(self, connection: Connection) -> Iterator[tuple[int, FrozenTrial]]:
         ids, this = sorted(self._open), _TRIALS.c
@@ -86,9 +97,9 @@ class TrialReader:
             yield from _trials(connection, new)
 
 
-def reading(engine: sqlalchemy.Engine) -> Connection:
-    """Return a connection, to be used in a `with`, whose transaction takes no lock for writing."""
-    return engine.connect().execution_options(nas_reading=True)
+def reading(engine: Engine) -> Connection:
+    """Return a connection, to be used in a `with`, whose transaction sees one state and takes no lock for writing."""
+    return engine.connect().execution_options(nas_reading=True, **SNAPSHOTS.get(engine.dialect.name, {}))
 
 
 def _trials(connection: Connection, ids: Sequence[int] | Select[Any]) -> Iterator[tuple[int, FrozenTrial]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +14,14 @@ import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy import Connection, event
+from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from nas.errors import StorageError, UsageError
 from nas.machine import redact_url
+from nas.study.batch import BatchedConnection, begin
 from nas.study.paths import DATABASE, study_folder
 from nas.study.patience import patient
 
@@ -75,7 +77,9 @@ def open_storage(storage: str | None, name: str, *, create: bool, read_only: boo
             _require(path)
     if url.get_backend_name() != "sqlite":
         return _server(url, create=create)
-    return _rdb(storage, {"pool_pre_ping": True}, create=create)
+    memory = "memory" in storage  # of one connection anyway
+    engine = {"connect_args": {"factory": BatchedConnection}, **({} if memory else {"pool_use_lifo": True})}
+    return _rdb(storage, engine, create=create)
 
 
 @contextlib.contextmanager
@@ -88,7 +92,8 @@ def storage_errors(storage: str | None, name: str) -> Iterator[None]:
             "a trial of this search was given up by another process, which had not seen its heartbeat for minutes: "
             "run the same command again to go on"
         ) from error
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:  # a journal's is an OSError
+    # A journal's is an OSError; SQLite's own is that of a batch.
+    except (SQLAlchemyError, sqlite3.Error, optuna.exceptions.StorageInternalError, OSError) as error:
         where = redact_url(storage) if storage else str(study_folder(name) / DATABASE)
         raise StorageError(_problem(where, error, storage)) from None
 
@@ -122,18 +127,16 @@ def open_sqlite(path: Path, *, create: bool, read_only: bool = False) -> RDBStor
 
     Raise `StorageError` where it is not there and must not be made, or cannot be used.
     """
-    import sqlite3
-
     if not create:
         _require(path)
 
     def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(path, timeout=LOCK_SECONDS, check_same_thread=False)
+        connection = sqlite3.connect(path, timeout=LOCK_SECONDS, check_same_thread=False, factory=BatchedConnection)
         if read_only:  # not mode=ro, which cannot clear up after a writer that was killed
             connection.execute("PRAGMA query_only = ON")
         return connection
 
-    engine = {"creator": connect, "poolclass": QueuePool}
+    engine = {"creator": connect, "poolclass": QueuePool, "pool_use_lifo": True}  # a batch is of one connection
     return _rdb("sqlite://", engine, create=create, shown=str(path), claims=not read_only)
 
 
@@ -145,7 +148,7 @@ def _server(url: URL, *, create: bool) -> BaseStorage:
     if url.drivername == "postgresql+psycopg" and "connect_timeout" not in url.query:
         engine["connect_args"] = {"connect_timeout": CONNECT_SECONDS}  # else a host that is off is waited for
     opened = _rdb(url.render_as_string(hide_password=False), engine, create=create)
-    return patient(get_storage(opened), redact_url(url.render_as_string(hide_password=False)))
+    return patient(get_storage(opened), redact_url(url.render_as_string(hide_password=False)), opened.engine)
 
 
 def _journal(path: Path, *, create: bool) -> JournalStorage:
@@ -167,7 +170,7 @@ def _rdb(
             try:
                 opened = RDBStorage(url, engine_kwargs=engine, skip_table_creation=not create)
                 if opened.engine.dialect.name == "sqlite" and claims:
-                    _claim_once(opened)
+                    event.listen(opened.engine, "begin", begin)
                 return opened
             except (OperationalError, IntegrityError, sqlalchemy.exc.ProgrammingError) as error:
                 if "already exists" not in str(error) and not isinstance(error, IntegrityError):
@@ -184,19 +187,6 @@ def _rdb(
         raise StorageError(f"the storage {where} cannot be used ({cause}): give another --storage") from None
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise StorageError(_problem(where, error, url if shown is None else None)) from None
-
-
-def _claim_once(storage: RDBStorage) -> None:
-    """Take SQLite's write lock at the beginning of every transaction, not at its first change.
-
-    SQLite knows no SELECT FOR UPDATE, with which Optuna keeps two processes from starting the same waiting trial: both
-    would read that it waits, and both train it.
-    """
-
-    @event.listens_for(storage.engine, "begin")
-    def _begin(connection: Connection) -> None:
-        reads = connection.get_execution_options().get("nas_reading", False)  # and need not wait for another's write
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _has_credentials(text: str) -> bool:

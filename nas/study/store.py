@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,8 +24,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.errors import StorageError, UsageError
 from nas.machine import redact_url
+from nas.study.batch import batch
 from nas.study.identity import FORMAT, SETTINGS, recorded, require_same
-from nas.study.ownership import Staleness, owner_attrs, owner_name
+from nas.study.ownership import Staleness, owner_attrs
 from nas.study.paths import DATABASE, make_folder, studies_dir, study_folder, study_names
 from nas.study.reader import TrialReader
 from nas.study.storage import FINALISTS, open_storage, rename_in_database, storage_errors
@@ -40,6 +43,9 @@ AGAIN = "; enqueued again"
 
 CARRIED = ("schedule", "num_params", "macs", "published", "seed", "recipe", "default", "scores", "seconds")
 """Attributes that a trial hands on to the one that takes its place."""
+
+WRITE_SECONDS = 1.0
+"""Least time between two writes of epochs: a commit takes some 25 ms on a disk, and 64 workers end many epochs."""
 
 Params = Mapping[str, Any]
 Distributions = Mapping[str, BaseDistribution]
@@ -68,6 +74,9 @@ class StudyStore:
         self._id = self.storage.get_study_id_from_name(name)
         self._reader = TrialReader(self.storage, storage, self._id)
         self._without_trial: Mapping[str, int] = {}
+        self.clock = time.monotonic
+        self._unwritten: dict[int, dict[int, float]] = {}  # of trials of this process: epoch -> accuracy
+        self._written = -math.inf
 
     # Opening
 
@@ -95,9 +104,10 @@ class StudyStore:
                     f"the study '{name}' was not made by nas, and is left untouched: give another --study or --storage"
                 )
             if known is None:
-                for key, value in record.items():
-                    store.set_attr(key, value)
-                store.set_attr(SETTINGS, recorded(identity))  # last: with it, the record is whole
+                with batch:
+                    for key, value in record.items():
+                        store.set_attr(key, value)
+                    store.set_attr(SETTINGS, recorded(identity))  # last: with it, the record is whole
                 return store
         require_same(name, known, identity)
         return store
@@ -252,10 +262,11 @@ class StudyStore:
                 if not trial.params:  # enqueued by hand, with Optuna: no point of the space
                     continue
                 trial_id = self._id_of(trial.number)
-                if not self.storage.set_trial_state_values(trial_id, TrialState.RUNNING):
-                    continue
-                for key, value in owner_attrs().items():
-                    self.storage.set_trial_user_attr(trial_id, key, value)
+                with batch:
+                    if not self.storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                        continue
+                    for key, value in owner_attrs().items():
+                        self.storage.set_trial_user_attr(trial_id, key, value)
                 fresh = self.storage.get_trial(trial_id)
                 self.table.open[trial.number] = fresh
                 return ClaimedTrial(trial_id=trial_id, number=trial.number, params=fresh.params, attrs=fresh.user_attrs)
@@ -291,29 +302,46 @@ class StudyStore:
     # Telling
 
     def report(self, claimed: ClaimedTrial, epoch: int, accuracy: float) -> None:
-        """Store an epoch's accuracy in percent."""
+        """Take an epoch's accuracy in percent. It is stored with the next `write_epochs`, at the latest at the end."""
         claimed.values[epoch] = accuracy
-        with self.errors():
-            self.storage.set_trial_intermediate_value(claimed.trial_id, epoch, accuracy)
+        self._unwritten.setdefault(claimed.trial_id, {})[epoch] = accuracy
+
+    def write_epochs(self) -> None:
+        """Store the accuracies of all trials of this process, in one write, but not too soon after the last time.
+
+        Others look at them; what decides over a trial is in memory, and a trial that is cut is trained anew.
+        """
+        if self._unwritten and self.clock() - self._written >= WRITE_SECONDS:
+            with self.errors(), batch:
+                for trial_id in list(self._unwritten):
+                    self._write_epochs_of(trial_id)
+            self._written = self.clock()
 
     def annotate(self, claimed: ClaimedTrial, **attrs: Any) -> None:
-        with self.errors():
+        with self.errors(), batch:
             for key, value in attrs.items():
                 self.storage.set_trial_user_attr(claimed.trial_id, key, value)
         claimed.attrs.update(attrs)
 
     def finish(self, claimed: ClaimedTrial, state: TrialState, value: float | None = None, **attrs: Any) -> FrozenTrial:
         """End a trial of this process: attributes first, so that a finished trial has them, whatever is killed when."""
-        self.annotate(claimed, **attrs)
-        with self.errors():
+        with self.errors(), batch:
+            self.annotate(claimed, **attrs)
+            self._write_epochs_of(claimed.trial_id)
             self.storage.set_trial_state_values(claimed.trial_id, state, None if value is None else [value])
             trial = self.storage.get_trial(claimed.trial_id)
         self.table.add(trial)
         return trial
 
-    def heartbeat(self, claimed: ClaimedTrial) -> None:
-        """Show that this process still runs its trial."""
-        self.annotate(claimed, heartbeat=claimed.attrs["heartbeat"] + 1)
+    def heartbeat(self, trials: Iterable[ClaimedTrial]) -> None:
+        """Show that this process still runs its trials."""
+        with self.errors(), batch:
+            for claimed in trials:
+                self.annotate(claimed, heartbeat=claimed.attrs["heartbeat"] + 1)
+
+    def _write_epochs_of(self, trial_id: int) -> None:
+        for epoch, accuracy in self._unwritten.pop(trial_id, {}).items():
+            self.storage.set_trial_intermediate_value(trial_id, epoch, accuracy)
 
     # Giving up
 
@@ -329,28 +357,27 @@ class StudyStore:
     def fail_interrupted(self, trial: FrozenTrial | ClaimedTrial, reason: str, *, again: bool) -> None:
         """Fail a trial that did not end by itself, and enqueue its point once more where `again` says so.
 
-        In this order: killed in between, it is given up again, and of a schedule enqueued twice the second yields.
+        In this order, where it is not one write: killed in between, it is given up again, and of a schedule enqueued
+        twice the second yields.
         """
-        with self.errors(), contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another was quicker
+        with self.errors():
             trial_id = self._id_of(trial.number)
-            stored = self.storage.get_trial(trial_id)
-            again = again and bool(stored.params)
-            self.storage.set_trial_user_attr(trial_id, "reason", f"{reason}{AGAIN if again else ''}")
-            self.storage.set_trial_user_attr(trial_id, INTERRUPTED, True)
-            if again:
-                attrs = {key: stored.user_attrs[key] for key in CARRIED if key in stored.user_attrs}
-                self.enqueue(stored.params, stored.distributions, {**attrs, "again_after": stored.number})
-            self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError), batch:  # else another was quicker
+                self._write_epochs_of(trial_id)
+                stored = self.storage.get_trial(trial_id)
+                again = again and bool(stored.params)
+                self.storage.set_trial_user_attr(trial_id, "reason", f"{reason}{AGAIN if again else ''}")
+                self.storage.set_trial_user_attr(trial_id, INTERRUPTED, True)
+                if again:
+                    attrs = {key: stored.user_attrs[key] for key in CARRIED if key in stored.user_attrs}
+                    self.enqueue(stored.params, stored.distributions, {**attrs, "again_after": stored.number})
+                self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
             self.table.add(self.storage.get_trial(trial_id))
 
     def stored(self, claimed: ClaimedTrial) -> FrozenTrial:
         """Return a trial of this process as the database has it."""
         with self.errors():
             return self.storage.get_trial(claimed.trial_id)
-
-    def owner_of(self, trial: FrozenTrial) -> str:
-        """Name the process that runs a trial, for people."""
-        return owner_name(trial.user_attrs)
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:

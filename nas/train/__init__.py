@@ -7,6 +7,7 @@ from nas.train.backends import (
     choose_device,
     cpu_math_mode,
     memory_errors,
+    require_dropout,
 )
 from nas.train.distill import (
     compute_teacher_logits,
@@ -53,6 +54,7 @@ __all__ = [
     "peak_lr",
     "random_draws",
     "recalibrate_bn",
+    "require_dropout",
     "soft_targets",
     "teacher_architecture",
     "teacher_recipe",

@@ -71,6 +71,12 @@ def choose_backend(device: str, backend: Backend) -> tuple[str, str | None]:
     return "torch", reason
 
 
+def require_dropout(recipe: Recipe, backend: Backend) -> None:
+    """Raise `UsageError` for a recipe with dropout on anything but plain torch."""
+    if recipe.dropout and backend != "torch":
+        raise UsageError(f"--backend {backend} knows no dropout: give --backend torch, or leave --dropout away")
+
+
 def choose_device(device: str) -> str:
     """Return cuda for `auto` where there is one, else cpu; another device as it is.
 

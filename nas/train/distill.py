@@ -25,7 +25,7 @@ LOGITS_BATCH = 128
 def teacher_recipe(recipe: Recipe) -> Recipe:
     """Return the recipe that the recipe's teacher is trained with."""
     stronger = {name: getattr(recipe, name) * recipe.teacher_augmentation for name in AFFINE}
-    return dataclasses.replace(recipe, teacher=None, **stronger)
+    return dataclasses.replace(recipe, teacher=None, dropout=0.0, **stronger)
 
 
 def teacher_architecture(recipe: Recipe, dataset: Dataset) -> Architecture:

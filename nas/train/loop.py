@@ -17,7 +17,7 @@ from nas.architecture import Architecture
 from nas.data import Draws, Split, TrainingData
 from nas.errors import NasError
 from nas.model import build
-from nas.train.backends import Backend, BackendNetwork, backend_network, cpu_math_mode, memory_errors
+from nas.train.backends import Backend, BackendNetwork, backend_network, cpu_math_mode, memory_errors, require_dropout
 from nas.train.distill import check_logits, shared_draws, soft_targets
 from nas.train.evaluate import balanced_accuracy, batch_bounds, recalibrate_bn, score
 from nas.train.graph import Graph
@@ -111,11 +111,12 @@ def train(
     """
     began = time.perf_counter()
     split, peak = training.train, peak_lr(recipe, architecture.num_params)
-    model = build(architecture, seed=seed).to(device).train()
+    model = build(architecture, seed=seed, dropout=recipe.dropout).to(device).train()
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
     moving, gradient, num_params = flatten(model)
     average, *_ = flatten(averaged)
     optimizer = make_optimizer(model, moving[:num_params], gradient[:num_params], recipe)
+    require_dropout(recipe, backend)
     backend_name, network = backend_network(architecture, model, training.normalization, device, backend)
     _, eval_network = backend_network(architecture, averaged, training.normalization, device, backend)
     step = TrainingStep(network, training, recipe, teacher_logits, device)
@@ -205,7 +206,8 @@ class TrainingStep:
         count = len(batch)
         self._index[:count].copy_(batch)
         if count not in self._graphs:
-            self._graphs[count] = Graph(self._device)
+            # A graph would replay one draw of a generator that it does not know.
+            self._graphs[count] = Graph("cpu" if self.recipe.dropout else self._device)
         return self._graphs[count](partial(self._run, count))  # type: ignore[no-any-return]
 
     def _run(self, count: int) -> tuple[Any, Any]:

@@ -98,6 +98,10 @@ class Recipe:
     """Power of a class's rarity by which its images are drawn more often: 1 draws all classes alike, 0 each image once
     per epoch."""
 
+    dropout: float = _bounded(0.0, 0, 0.9)
+    """Probability with which each input of the classifier is dropped in a step, on plain torch alone (Srivastava et
+    al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting", 2014)."""
+
     teacher: str | None = None
     """Schedule of a larger network to distill from, which is trained beforehand on the same images; None for none
     (Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015)."""
@@ -168,7 +172,7 @@ def _check(spec: dataclasses.Field[Any], value: object) -> None:
 LATER = {
     spec.name: spec.default
     for spec in dataclasses.fields(Recipe)
-    if spec.name in (*AUGMENTATION[len(AFFINE) :], "class_weights")
+    if spec.name in (*AUGMENTATION[len(AFFINE) :], "class_weights", "dropout")
 }
 """The defaults of the fields that recipes did not have from the first."""
 

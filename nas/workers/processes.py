@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -21,6 +22,9 @@ from nas.train import Backend, choose_backend
 from nas.workers.jobs import BugMessage, EpochMessage, FailureMessage, FinalMessage, Job, Message, checked
 from nas.workers.transport import Channel, Disconnected, SharedData
 from nas.workers.worker import INTERRUPTS, Serve, host, serve_each
+
+JOIN_SECONDS = 1.0
+"""For how long killed workers are waited for: one in the middle of a write to a slow disk ends later, by itself."""
 
 
 @dataclass(eq=False)
@@ -116,12 +120,10 @@ class ProcessPool:
     def restart(self) -> None:
         """End every worker and its job at once; the next job starts as many new ones."""
         for worker in self._workers:
-            worker.process.terminate()
+            worker.process.kill()
+        end = time.monotonic() + JOIN_SECONDS
         for worker in self._workers:
-            worker.process.join(5)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
+            worker.process.join(max(0.0, end - time.monotonic()))
             worker.channel.close()
         self._workers = []
 

@@ -58,6 +58,7 @@ def test_running_trials_have_their_epochs_and_a_sparkline(folder):
     claimed = store.claim({}, {}, {"schedule": "4v M 6 G C", "num_params": 321})
     for epoch, value in ((1, 50.0), (2, 60.0)):
         store.report(claimed, epoch, value)
+    store.write_epochs()
     watch = watcher([])
     watch.look()
     (line,) = watch.progress.lines
@@ -76,7 +77,7 @@ def test_a_killed_search_is_told_from_a_silent_one(folder, dead_owner):
     clock.now += 300
     assert watch.look() is None  # its owner, this process, lives
     assert "nothing has been written for 5 min" in watch.progress.note
-    store.heartbeat(trial)
+    store.heartbeat([trial])
     assert watch.look() is None
     assert watch.progress.note == ""
     store.set_attr(f"{RUN}one", state.to_dict() | {"owner": dead_owner})

@@ -90,6 +90,32 @@ def test_a_signal_after_the_last_safe_point_is_not_lost():
         raise ValueError("the first")
 
 
+def test_a_signal_that_the_import_of_a_module_in_c_made_an_import_error_of():
+    with pytest.raises(Interrupted), Interrupts() as signals, signals.allowed():
+        try:
+            send()
+            time.sleep(1)
+        except KeyboardInterrupt:
+            raise ImportError("initialization of a module failed") from None
+
+
+def test_of_two_around_each_other_the_inner_one_takes_the_signals():
+    with pytest.raises(Interrupted), Interrupts() as outer:
+        with Interrupts() as inner:
+            assert Interrupts.active is inner
+            inner.check()
+        assert Interrupts.active is outer
+        send()
+        with Interrupts():  # seen at its beginning
+            pytest.fail("the outer one has a signal")
+    with pytest.raises(Interrupted), Interrupts() as outer, interrupts.interruptible():
+        with pytest.raises(Interrupted), Interrupts() as inner:
+            send()
+            inner.check()
+        outer.check()  # and the next signal would be the second
+    assert Interrupts.active is None
+
+
 def test_the_handlers_are_as_they_were_afterwards():
     """The library leaves its caller as it was."""
     before = {number: signal.getsignal(number) for number in Interrupts.SIGNALS}

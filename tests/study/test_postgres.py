@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 
 import optuna
 import postgres_server
@@ -24,17 +21,6 @@ from nas.errors import NasError, StorageError, UsageError
 from nas.study import StudyStore, patience, storage
 
 pytest.importorskip("psycopg", reason=postgres_server.HOW_TO_GET_IT)
-
-
-@pytest.fixture(scope="module")
-def postgres():
-    if postgres_server.programs() is None:
-        pytest.skip(postgres_server.HOW_TO_GET_IT)
-    folder = Path(tempfile.mkdtemp(prefix="nas-postgres-", dir="/tmp"))
-    folder.chmod(0o755)
-    with postgres_server.server(folder / "server") as server:
-        yield server
-    shutil.rmtree(folder)
 
 
 def search(folder, url, *more, study="shared", data="synthetic"):
@@ -125,7 +111,9 @@ def test_two_searches_share_a_study_while_the_server_restarts(postgres, folder):
         thread.join(120)
     assert errors == []
     table = StudyStore.open("few", postgres.url).refresh()
-    assert (table.ended, table.open) == (total, {})
+    assert (table.ended, table.running()) == (total, [])
+    # One that was claimed when the other search had just reached the total waits for a larger one.
+    assert all("again_after" in trial.user_attrs for trial in table.waiting())
     jobs = Counter(job for pool in pools for job in pool.trained)
     assert max(jobs.values()) == 1
     assert all(pool.trained for pool in pools)
@@ -188,6 +176,57 @@ def test_postgres_is_spoken_to_by_psycopg_3_and_its_lack_named(postgres, folder,
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(NasError, match=r"a study on PostgreSQL needs psycopg: pip install 'nas\[postgres\]'"):
         storage.open_storage(postgres.url, "any", create=True)
+
+
+@pytest.fixture(scope="module")
+def keyed(postgres):
+    """A URL, without its password, of a user who has to give it."""
+    import psycopg
+
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        connection.execute(f"create role keyed login superuser password '{PASSWORD}'")
+    rules = postgres.data / "pg_hba.conf"
+    rules.write_text("host all keyed 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
+    postgres.run("pg_ctl", "reload")
+    return postgres.url.replace("nas@", "keyed@")
+
+
+PASSWORD = "opensesame-42"
+
+
+@pytest.mark.parametrize("way", ["PGPASSWORD", "PGPASSFILE", ".pgpass", "NAS_STORAGE"])
+def test_a_password_comes_from_where_postgresql_looks_for_it(keyed, postgres, folder, tmp_path, monkeypatch, way):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    known = tmp_path / ".pgpass"
+    known.write_text(f"127.0.0.1:{postgres.port}:*:keyed:{PASSWORD}\n")
+    known.chmod(0o600)
+    url = ["--storage", keyed]
+    if way == "PGPASSFILE":
+        known = known.rename(tmp_path / "elsewhere")
+    elif way != ".pgpass":
+        known.unlink()
+    if way == "NAS_STORAGE":
+        url = []
+    given = {"PGPASSWORD": PASSWORD, "PGPASSFILE": str(known), "NAS_STORAGE": keyed.replace("@", f":{PASSWORD}@")}
+    if way in given:
+        monkeypatch.setenv(way, given[way])
+    monkeypatch.setattr("nas.library.pools.ProcessPool", lambda count, *_, **__: toys.Pool(count))
+    tiny = [word for word in toys.TINY_SEARCH if word not in toys.ONE_WORKER]
+    name = f"by{way.lower()}"
+    code, out, err = toys.nas(*tiny, "--workers", "1", *url, "--study", name, "--teacher", "none")
+    assert code == 0, err
+    reason = (folder / name / "best" / "reason.json").read_text()
+    assert PASSWORD not in out + err + reason + str(StudyStore.open(name, postgres.url).attrs)
+
+
+def test_without_its_password_a_server_refuses_in_one_line(keyed, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("PGPASSWORD", "PGPASSFILE"):
+        monkeypatch.delenv(name, raising=False)
+    code, _, err = toys.nas(*toys.TINY_SEARCH, "--storage", keyed, "--study", "locked", "--quiet")
+    assert code == 4
+    assert err.splitlines()[-1].startswith("error: the storage postgresql://keyed@127.0.0.1")
+    assert "no password supplied" in err
 
 
 @pytest.mark.slow

@@ -35,13 +35,17 @@ KINDS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(params=["sqlite", "journal"])
+@pytest.fixture(params=["sqlite", "journal", "postgresql"])
 def opened(request, folder):
     """A storage, and its reader of a study that has another one before and after it."""
     folder.mkdir()
-    path = folder / ("x.db" if request.param == "sqlite" else "x.log")
-    backend = open_storage(str(path), "x", create=True)
+    places = {"sqlite": lambda: folder / "x.db", "journal": lambda: folder / "x.log",
+              "postgresql": lambda: request.getfixturevalue("postgres").url}  # fmt: skip
+    backend = open_storage(str(places[request.param]()), "x", create=True)
     storage = get_storage(backend)
+    for summary in optuna.get_all_study_summaries(storage):  # of the test before, on the same server
+        optuna.delete_study(study_name=summary.study_name, storage=storage)
+    assert (TrialReader(storage, backend, 1)._engine is None) == (request.param == "journal")
     for name in ("before", "x", "after"):
         study = optuna.create_study(study_name=name, storage=storage)
         study.add_trials(KINDS[:2])

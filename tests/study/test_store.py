@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 
 from nas.errors import StorageError, UsageError
 from nas.study import STALE_SECONDS, StudyStore, load_study, study_folder
-from nas.study.ownership import Staleness, process_token
+from nas.study.ownership import Staleness, owner_name, process_token
 
 DISTRIBUTIONS = {"x": IntDistribution(0, 9)}
 
@@ -212,17 +212,51 @@ def _killed_once(go):
         go()
 
 
-def test_how_often_a_brief_trial_is_written(store):
-    """Once for the claim and for each epoch, three times at its end; a search's four phases and its heartbeat."""
+def test_how_often_a_brief_trial_is_written(store, monkeypatch):
+    """Once for the claim and once at its end, while it is quick; a search's four phases and its heartbeat."""
+    monkeypatch.setattr(StudyStore, "write_epochs", lambda self: None)  # by the second, see below
     before = writes_of(lambda: toys.run(toys.Pool(), store=store, trials=1, finalists=1, finalist_seeds=1))
     made = writes_of(lambda: toys.run(toys.Pool(), store=store, trials=9, finalists=1, finalist_seeds=1))
-    epochs = 3
     finalists = sum(trial.number > 0 for trial in store.finalists().refresh().trials())
-    assert made == 5 + 8 * (1 + epochs + 3) + finalists * (1 + 2 + 2)
+    assert made == 5 + 2 * 8 + 2 * finalists
+    assert {len(trial.intermediate_values) for trial in store.refresh().trials()} == {3}
     assert before > 0
     assert writes_of(lambda: store.enqueue({"x": 1}, DISTRIBUTIONS, {})) == 1
     store.refresh()
-    assert writes_of(store.claim_waiting) == 3  # its state, its owner and the beat
+    assert writes_of(store.claim_waiting) == 1  # its state, its owner and the beat
+
+
+def test_epochs_of_all_trials_are_one_write_in_a_second(store):
+    store.clock = clock = Clock()
+    trials = [store.claim({"x": x}, DISTRIBUTIONS, {}) for x in range(3)]
+
+    def stored():
+        return [trial.intermediate_values for trial in toys.open_study().refresh().trials()]
+
+    def epoch(number):
+        for trial in trials:
+            store.report(trial, number, 50.0 + number)
+        store.write_epochs()
+
+    assert writes_of(lambda: epoch(1)) == 1
+    assert stored() == 3 * [{1: 51.0}]
+    clock.now += 0.9
+    assert writes_of(lambda: epoch(2)) == 0
+    clock.now += 0.2
+    assert writes_of(store.write_epochs) == 1
+    assert stored() == 3 * [{1: 51.0, 2: 52.0}]
+    clock.now += 2
+    assert writes_of(store.write_epochs) == 0  # there is nothing
+    store.report(trials[0], 3, 53.0)
+    store.finish(trials[0], TrialState.COMPLETE, 53.0, loss=0.1, num_params=1)
+    assert stored() == [{1: 51.0, 2: 52.0, 3: 53.0}, *2 * [{1: 51.0, 2: 52.0}]]
+
+
+def test_giving_up_and_heartbeats_are_one_write_each(store):
+    trials = [store.claim({"x": x}, DISTRIBUTIONS, {}) for x in range(3)]
+    assert writes_of(lambda: store.heartbeat(trials)) == 1
+    assert [trial.user_attrs["heartbeat"] for trial in toys.open_study().refresh().trials()] == [1, 1, 1]
+    assert writes_of(lambda: store.fail_interrupted(trials[0], "a reason", again=True)) == 1
 
 
 # --- giving up --------------------------------------------------------------------------------------------------------
@@ -239,13 +273,13 @@ def test_trials_of_a_dead_owner_and_silent_ones_are_stale(store, dead_owner):
     mine = {ours.number: ours}
     assert [trial.number for trial in store.stale(mine)] == [dead.number]
     clock.now += STALE_SECONDS - 1
-    store.heartbeat(beating)
+    store.heartbeat([beating])
     store.refresh()
     left = {trial.number: seconds for trial, seconds in store.foreign(mine)}
     assert left == {dead.number: 0, silent.number: 1, beating.number: STALE_SECONDS}
     clock.now += 1
     assert [trial.number for trial in store.stale(mine)] == [dead.number, silent.number]
-    assert store.owner_of(store.table.open[silent.number]) == "elsewhere (pid 7)"
+    assert owner_name(store.table.open[silent.number].user_attrs) == "elsewhere (pid 7)"
 
 
 def test_what_is_given_up_is_tried_again_with_what_it_has(store):
@@ -272,8 +306,9 @@ def of_point(params):
 
 
 @pytest.mark.parametrize("write", range(5))
-def test_killed_while_giving_up_it_is_given_up_again(store, write):
-    """Of a point that is enqueued twice the second yields: none is lost."""
+def test_killed_while_giving_up_it_is_given_up_again(store, write, monkeypatch):
+    """Of a point that is enqueued twice the second yields: none is lost. A server has no batches."""
+    monkeypatch.setattr("nas.study.store.batch", contextlib.nullcontext())
     claimed = store.claim({"x": 5}, DISTRIBUTIONS, {"schedule": "8 G C"})
     kill_at(write, lambda: store.fail_interrupted(claimed, "a reason", again=True))
     for trial in store.refresh().running():

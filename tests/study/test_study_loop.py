@@ -124,7 +124,7 @@ def test_a_killed_worker_costs_its_network_nothing_twice_and_the_third_time_its_
         "COMPLETE", "COMPLETE", "COMPLETE", "FAIL", "FAIL", "COMPLETE",
     ]  # fmt: skip
     assert {trial.user_attrs["reason"] for trial in store.table.trials(TrialState.FAIL)} == {
-        "the worker died (exit code -9)"
+        "the worker died (exit code -9), 3 times"
     }
     assert not any(trial.user_attrs.get("interrupted") for trial in store.table.trials())
     trained = [seed for _, seed, _ in pool.trained]
