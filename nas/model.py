@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nas.architecture import Architecture, Layer
-from nas.data import Normalization
+from nas.data import FolderOptions, Normalization
 from nas.errors import UsageError
 
 PREDICTION_BATCH = 512
@@ -34,6 +34,8 @@ class TrainedNetwork:
     state_dict: Mapping[str, Tensor]
     normalization: Normalization
     classes: tuple[str, ...]
+    preparation: FolderOptions | None = None
+    """The options by which own images were made squares of one size; None for a catalogued data set."""
 
     def __post_init__(self) -> None:
         channels, num_classes = self.architecture.input_shape[0], self.architecture.num_classes

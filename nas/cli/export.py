@@ -42,6 +42,9 @@ def export(
         bool, typer.Option("--qat", help="Train the int8 network a few epochs more where quantisation loses accuracy.")
     ] = False,
     cmsis_nn: Annotated[bool, typer.Option("--cmsis-nn", help="C code that calls Arm's CMSIS-NN as well.")] = False,
+    soap: Annotated[
+        bool, typer.Option("--soap", help="The script with SOAP, the search's optimizer, written out; not with AdamW.")
+    ] = False,
     data_dir: DataDir = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -69,7 +72,7 @@ def export(
             print(f"{target}: {doing} ...", file=sys.stderr, flush=True)
 
     machine = make_machine(data_dir, "cpu", "auto", None, quiet)
-    options = ExportOptions(qat=qat, cmsis_nn=cmsis_nn)
+    options = ExportOptions(qat=qat, cmsis_nn=cmsis_nn, soap=soap)
     result = export_network(
         network, to=to, folder=folder, storage=storage, check=check, machine=machine, options=options, on_target=show,
     )  # fmt: skip

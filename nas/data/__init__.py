@@ -14,6 +14,7 @@ from nas.data.folder_options import FolderOptions, ImageProgress
 from nas.data.image_check import ImageCheck, check_images
 from nas.data.loading import data_root, load_training_data, own_source, prepare_dataset
 from nas.data.own_images import own_options
+from nas.data.own_listing import OwnFiles, own_files
 from nas.data.pictures import square
 from nas.data.splits import IMBALANCE, fold_number, imbalanced_counts, stratified_split, with_fold
 from nas.data.test_split import open_test
@@ -28,6 +29,7 @@ __all__ = [
     "ImageCheck",
     "ImageProgress",
     "Normalization",
+    "OwnFiles",
     "Split",
     "TrainingData",
     "apply_draws",
@@ -40,6 +42,7 @@ __all__ = [
     "imbalanced_counts",
     "load_training_data",
     "open_test",
+    "own_files",
     "own_options",
     "own_source",
     "prepare_dataset",

@@ -56,6 +56,13 @@ class FolderOptions:
         return {name: getattr(self, name) for name in ("image_size", "crop", "grayscale", "background")}
 
     @property
+    def words(self) -> str:
+        """The pixel options in words, such as `32 x 32, RGB, black bars on the shorter sides, transparent on white`."""
+        rule = "the middle square cut out" if self.crop else f"{self.background or 'black'} bars on the shorter sides"
+        side, kind = self.image_size, "grey" if self.grayscale else "RGB"
+        return f"{side} x {side}, {kind}, {rule}, transparent on {self.background or 'white'}"
+
+    @property
     def given(self) -> bool:
         """True where any option is not its default."""
         return self != FolderOptions()

@@ -190,5 +190,5 @@ def write_tensors(
 def load_split(key: str, split: SplitName) -> Split:
     """Return the images of a split. Raise `OSError` or `ValueError` where they are not there whole."""
     folder = tensors_dir(key)
-    images, labels = np.load(folder / f"{split}-images.npy"), np.load(folder / f"{split}-labels.npy")
+    images, labels = np.load(folder / f"{split}-images.npy", mmap_mode="c"), np.load(folder / f"{split}-labels.npy")
     return Split(torch.from_numpy(images), torch.from_numpy(labels))

@@ -73,6 +73,7 @@ def square(image: Image.Image, options: FolderOptions) -> Image.Image:
     """Return an image as a square of `options.image_size`, of mode RGB, or L with `options.grayscale`."""
     assert options.image_size is not None
     side = options.image_size
+    image.draft(None, (2 * side, 2 * side))  # large JPEG files: an eighth of the work
     plain = _flat(ImageOps.exif_transpose(image), options.background or "white")
     plain = plain.convert("L" if options.grayscale else "RGB")
     if plain.size == (side, side):
@@ -110,9 +111,7 @@ def _eight_bits(values: NDArray[Any]) -> Pixels:
 
 def decode_file(path: Path, options: FolderOptions) -> Pixels:
     """Return the pixels of a file, (C, S, S). Raise whatever Pillow raises."""
-    assert options.image_size is not None
     with _quiet(), Image.open(path) as image:
-        image.draft(None, (2 * options.image_size, 2 * options.image_size))  # large JPEG files: an eighth of the work
         found = np.asarray(square(image, options))
     return found[None] if found.ndim == 2 else found.transpose(2, 0, 1)
 

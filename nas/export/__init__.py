@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nas.export.load import load_network
+from nas.export.load import is_export, load_network
 from nas.export.onnx import ONNX_TOLERANCE, check_onnx, export_onnx
 from nas.export.onnx_network import OnnxNetwork, load_onnx
 from nas.export.provenance import Provenance
@@ -62,6 +62,7 @@ __all__ = [
     "export_targets",
     "find_run",
     "fold",
+    "is_export",
     "load_network",
     "load_onnx",
     "load_trained",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -42,9 +43,10 @@ def stage_skip(plan: Plan) -> str:
     return ", skip" if plan.spans else ""
 
 
-def fill(template: str, values: Mapping[str, object]) -> str:
-    """Return the text of a file in templates/, each @NAME@ replaced."""
+def fill(template: str, values: Mapping[str, object], chosen: Collection[str] = ()) -> str:
+    """Return the text of a file in templates/, each @NAME@ replaced; lines from `@if NAME@` to `@end@` if chosen."""
     text = files("nas.export").joinpath("templates", template).read_text("utf-8")
+    text = re.sub(r"^@if (\w+)@\n(.*?)^@end@\n", lambda part: part[2] * (part[1] in chosen), text, flags=re.M | re.S)
     for name, value in values.items():
         text = text.replace(f"@{name}@", str(value))
     return text

@@ -71,7 +71,7 @@ def network_folder(folder: Path, network: TrainedNetwork, dropout: float = 0.0) 
     """
     with architecture_folder(folder, network.architecture) as new:
         write_network(new / WEIGHTS, network)
-        text = source(network.architecture, network.normalization, network.classes, dropout)
+        text = source(network.architecture, network.normalization, network.classes, network.preparation, dropout)
         write_atomic(new / "model.py", text)
         written = read_network(new / WEIGHTS, network.architecture, network.normalization, network.classes)
         check_source(new / "model.py", written)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nas.data import FolderOptions
 from nas.errors import StorageError
 from nas.export.fold import fold
 from nas.export.integer import (
@@ -31,6 +32,7 @@ from nas.export.integer import (
 from nas.export.onnx import BYTES
 from nas.export.quantize import quantize
 from nas.export.runtime import import_onnxruntime
+from nas.export.weights import PREPARATION
 from nas.files import write_atomic
 from nas.footprint import MaxPool, Operation
 from nas.model import TrainedNetwork
@@ -83,7 +85,9 @@ def write_int8(
     integer = integer or quantize(folded, calibration_images)
     contents = {}
     for name, batch in ((INT8_FILE, None), (INT8_BATCH_1_FILE, 1)):
-        contents[name] = int8_model(integer, batch=batch).SerializeToString(deterministic=True)
+        contents[name] = int8_model(integer, batch=batch, preparation=network.preparation).SerializeToString(
+            deterministic=True
+        )
         check_int8(contents[name], integer, calibration_images[:batch])
     for name, content in contents.items():
         write_atomic(folder / name, content)
@@ -135,10 +139,10 @@ def check_int8(content: bytes, integer: IntegerNetwork, images: Tensor) -> None:
         )
 
 
-def int8_model(integer: IntegerNetwork, *, batch: int | None = None) -> Any:
+def int8_model(integer: IntegerNetwork, *, batch: int | None = None, preparation: FolderOptions | None = None) -> Any:
     """Return the `onnx.ModelProto`: "image" uint8 (N, C, H, W), levels 0 to 255 -> "logits" float32 (N, num_classes).
 
-    `batch`: the number of images N; free where None.
+    `batch`: the number of images N; free where None. `preparation` goes into its metadata.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -168,6 +172,7 @@ def int8_model(integer: IntegerNetwork, *, batch: int | None = None) -> Any:
             "input_scaling": BYTES,
             "classes": json.dumps(integer.classes),
             "opset": str(OPSET),
+            **({} if preparation is None else {PREPARATION: json.dumps(preparation.pixels)}),
         },
     )
     onnx.checker.check_model(model, full_check=True)

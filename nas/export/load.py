@@ -21,6 +21,12 @@ MANIFEST = "export.json"
 _GRAPHS = ("model.onnx", "model-int8.onnx")
 
 
+def is_export(folder: Path) -> bool:
+    """Return True for a folder of exports, put right first where its writing was cut off."""
+    recover_folder(folder)
+    return (folder / MANIFEST).is_file()
+
+
 def load_network(path: Path | str) -> TrainedNetwork | OnnxNetwork:
     """Return the network in a folder that `nas` wrote, or in an ONNX file of its, float or int8; to `predict` with.
 
@@ -30,8 +36,7 @@ def load_network(path: Path | str) -> TrainedNetwork | OnnxNetwork:
     path = Path(path)
     if path.suffix.lower() == ".onnx":
         return load_onnx(path)
-    recover_folder(path)
-    if not (path / MANIFEST).is_file():
+    if not is_export(path):
         return load_trained(path)
     if (path / WEIGHTS).is_file():
         normalization, classes = read_inputs(path / MANIFEST, read_json(path / MANIFEST))

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from nas.architecture import Architecture
 from nas.errors import StorageError, UsageError
 from nas.export.onnx import BYTES, NORMALISED, ON_UNIT_SCALE, open_session, run_graph
+from nas.export.weights import read_preparation
 from nas.files import from_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from nas.data import Normalization
+    from nas.data import FolderOptions, Normalization
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,6 +32,8 @@ class OnnxNetwork:
     normalization: Normalization | None
     """None in an int8 graph, which has it in its weights."""
     session: Any
+    preparation: FolderOptions | None = None
+    """The options by which own images are made ready; None for a catalogued data set."""
 
     def predict(self, images: Tensor | NDArray[Any]) -> Tensor:
         """Return the probabilities (N, num_classes) of images (N, C, H, W), uint8 or floating on 0..1.
@@ -84,5 +87,5 @@ def load_onnx(path: Path) -> OnnxNetwork:
         raise StorageError(f"{path} is not a network that nas exported ({error}): export it again") from error
     return OnnxNetwork(
         path=Path(path), architecture=architecture, classes=classes, scaling=stated["input_scaling"],
-        normalization=normalization, session=session,
+        normalization=normalization, session=session, preparation=read_preparation(Path(path), stated),
     )  # fmt: skip

@@ -125,13 +125,15 @@ def write_run(
     """
     import torch
 
+    from nas.data import own_options
     from nas.model import TrainedNetwork
 
     architecture = result.architecture
     check_inputs(Path(folder) / "result.json", result.normalization, result.classes, architecture)
     networks = {
         seed: TrainedNetwork(
-            architecture=architecture, state_dict=state, normalization=result.normalization, classes=result.classes
+            architecture=architecture, state_dict=state, normalization=result.normalization, classes=result.classes,
+            preparation=own_options(result.dataset),
         )
         for seed, state in state_dicts.items()
     }  # fmt: skip

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import io
 import math
+import random
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.errors import UsageError
+from nas.data import OwnFiles, own_files
+from nas.errors import DataError, UsageError
 from nas.export.c_text import fill
 from nas.export.source import RESIDUAL, as_tuple, module_lines
-from nas.files import damaged, read_text, write_atomic
+from nas.files import damaged, read_text, write_atomic, write_json
+from nas.train import Recipe, peak_lr
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
     from nas.model import TrainedNetwork
 
 SCRIPT_FILE = "train.py"
+LIST_FILE = "images.json"
+"""The own images that a script reads, beside it."""
 
 ADAMW_PEAK_LR = 0.01
 """AdamW's peak learning rate for 8,000 parameters; a smaller network takes more, by the root, up to three times as
@@ -31,7 +37,7 @@ MEASURED = (
     "`18r s10r M s43vr s36vr s49vr s30vr C G` (7,630 parameters, MNIST): last-5 test accuracy 99.569 ± 0.051 % "
     "(n = 3), the tool's own 99.593 ± 0.026 % (n = 10)"
 )
-"""The script of the record of 8,000, seeds 0 to 2, beside the tool: 15 epochs each (studies/LOG.md)."""
+"""The script of the record of 8,000 with AdamW, seeds 0 to 2, beside the tool: 15 epochs each (studies/LOG.md)."""
 
 _GREY = "images.unsqueeze(1)"
 _READERS = {
@@ -44,71 +50,133 @@ _READERS = {
     ),
     "cifar10": ("CIFAR-10", "CIFAR10(root, train=train, download=True)", "images.permute(0, 3, 1, 2)"),
 }  # fmt: skip
-_FIELDS = (
-    "epochs", "batch_size", "warmup_fraction", "weight_decay", "label_smoothing", "ema_horizon",
-    "bn_recalibration_images", "degrees", "translate", "scale", "shear",
+_EXPRESSED = (
+    "epochs", "batch_size", "peak_lr", "lr_exponent", "warmup_fraction", "weight_decay", "label_smoothing",
+    "ema_horizon", "bn_recalibration_images", "degrees", "translate", "scale", "shear", "mirror", "crop", "jitter",
+    "cutout", "class_weights", "dropout",
 )  # fmt: skip
+_LEFT_OUT = ("teacher", "teacher_augmentation", "distill_weight", "temperature")
+"""The recipe's fields that a script does without, and says so in its first lines."""
 
 
 def script_problem(dataset: str, recipe: Mapping[str, Any]) -> str:
     """Return why there can be no script for a data set and a recipe, or an empty text."""
-    if dataset not in _READERS:
-        return f"a script reads its images with torchvision, which has no '{dataset}' ({', '.join(_READERS)})"
-    if missing := [name for name in _FIELDS if name not in recipe]:
-        return f"a script follows the recipe, which has no '{missing[0]}'"
+    try:
+        given = Recipe.from_dict(recipe)
+        if dataset not in _READERS and own_files(dataset) is None:
+            known = ", ".join(_READERS)
+            return f"a script reads its images with torchvision, which has no '{dataset}' ({known}), or from a folder"
+    except (UsageError, DataError) as error:
+        return str(error)
+    for spec in dataclasses.fields(Recipe):
+        if spec.name not in (*_EXPRESSED, *_LEFT_OUT) and getattr(given, spec.name) != spec.default:
+            return f"a script cannot express the recipe's {spec.name} = {getattr(given, spec.name)!r}"
     return ""
 
 
-def script(network: TrainedNetwork, dataset: str, recipe: Mapping[str, Any]) -> str:
-    """Return the text of train.py, which trains the network's architecture by the recipe, with AdamW and no teacher.
+def script(network: TrainedNetwork, dataset: str, recipe: Mapping[str, Any], *, soap: bool = False) -> str:
+    """Return the text of train.py, which trains the network's architecture by the recipe, without a teacher.
 
-    Raises `UsageError` for a data set that torchvision lacks.
+    With AdamW, or with `soap` with that optimizer, written out. Raises `UsageError` for images that neither torchvision
+    nor a folder has, and for a recipe that a script cannot express.
     """
     if problem := script_problem(dataset, recipe):
         raise UsageError(problem)
-    architecture = network.architecture
-    dropout = float(recipe.get("dropout", 0.0))
-    title, reader, arranged = _READERS[dataset]
-    factor = min(3.0, max(1.0, math.sqrt(8000 / architecture.num_params)))
-    layers = textwrap.indent("\n".join(module_lines(architecture, dropout)), " " * 8)
+    architecture, given = network.architecture, Recipe.from_dict(recipe)
+    layers = textwrap.indent("\n".join(module_lines(architecture, given.dropout)), " " * 8)
+    rate = ADAMW_PEAK_LR * min(3.0, max(1.0, math.sqrt(8000 / architecture.num_params)))
+    if soap:
+        rate = peak_lr(given, architecture.num_params)
+    images, chosen = _images(dataset)
+    chosen |= {"SOAP"} if soap else {"ADAMW"}
+    names = ("mirror", "crop", "jitter", "cutout", "class_weights", "dropout")
+    chosen |= {name.upper() for name in names if getattr(given, name)}
+    chosen |= {name for name, other in (("UNCROPPED", "CROP"), ("UNWEIGHTED", "CLASS_WEIGHTS")) if other not in chosen}
+    measured = f"Measured once, for {MEASURED}. State the mean of three seeds of yours."
     return fill(
         "script.txt",
         {
-            "SCHEDULE": f"`{architecture}`", "NUM_PARAMS": f"{architecture.num_params:,}", "TITLE": title,
-            "DISTILLATION": "and distillation from a larger network" if recipe.get("teacher") else
+            **images,
+            "SCHEDULE": f"`{architecture}`", "NUM_PARAMS": f"{architecture.num_params:,}",
+            "DISTILLATION": "and distillation from a larger network" if given.teacher else
             "and distillation from a larger network where its recipe names one",
-            "MEASURED": textwrap.fill(f"Measured once, for {MEASURED}. State the mean of three seeds of yours.", 120),
-            "EPOCHS": recipe["epochs"], "BATCH_SIZE": recipe["batch_size"], "PEAK_LR": round(ADAMW_PEAK_LR * factor, 5),
-            "WARMUP": recipe["warmup_fraction"], "WEIGHT_DECAY": recipe["weight_decay"],
-            "LABEL_SMOOTHING": recipe["label_smoothing"], "EMA_HORIZON": recipe["ema_horizon"],
-            "BN_IMAGES": recipe["bn_recalibration_images"],
-            "AFFINE": ", ".join(str(recipe[name]) for name in ("degrees", "translate", "scale", "shear")),
+            "MEASURED": textwrap.fill("What it comes to was not measured." if soap else measured, 120),
+            "OPTIMIZER": "SOAP" if soap else "AdamW",
+            "MAKE_OPTIMIZER": "Soap" if soap else "torch.optim.AdamW",
+            "EPOCHS": given.epochs, "BATCH_SIZE": given.batch_size, "PEAK_LR": round(rate, 5),
+            "WARMUP": given.warmup_fraction, "WEIGHT_DECAY": given.weight_decay,
+            "LABEL_SMOOTHING": given.label_smoothing, "EMA_HORIZON": given.ema_horizon,
+            "BN_IMAGES": given.bn_recalibration_images,
+            "AFFINE": ", ".join(str(getattr(given, name)) for name in ("degrees", "translate", "scale", "shear")),
+            "MIRROR": given.mirror, "CROP": given.crop, "JITTER": given.jitter, "CUTOUT": given.cutout,
+            "CLASS_WEIGHTS": given.class_weights, "CHANGES": _changes(given), "CHANGED": _changed(given),
             "MEAN": list(network.normalization.mean), "STD": list(network.normalization.std),
             "CLASSES": as_tuple(network.classes).replace("\n    ", "\n"),
-            "ORDERED": "from collections import OrderedDict\n" if dropout else "",
             "RESIDUAL": RESIDUAL if any(layer.op == "add" for layer in architecture.layers) else "",
-            "SHAPE": ", ".join(map(str, architecture.input_shape)), "LAYERS": layers, "READER": reader,
-            "ARRANGED": arranged,
+            "SHAPE": ", ".join(map(str, architecture.input_shape)), "LAYERS": layers,
         },
+        chosen,
     )  # fmt: skip
 
 
-def write_script(path: Path, network: TrainedNetwork, dataset: str, recipe: Mapping[str, Any]) -> None:
-    """Write train.py; raises `UsageError` as `script` does, and `StorageError`."""
-    write_atomic(path, script(network, dataset, recipe))
+def _images(dataset: str) -> tuple[dict[str, object], set[str]]:
+    """Return what fills the template's parts about images, and which of these are chosen."""
+    if dataset in _READERS:
+        title, reader, arranged = _READERS[dataset]
+        return {"TITLE": title, "READER": reader, "ARRANGED": arranged}, {"TORCHVISION"}
+    own = own_files(dataset)
+    assert own is not None
+    options, source = own.options, repr(str(own.source))
+    return {
+        "TITLE": own.source.name, "SOURCE_TEXT": source, "SOURCE": source, "SIDE": options.image_size,
+        "MODE": "L" if options.grayscale else "RGB", "BEHIND": options.background or "white",
+        "BARS": options.background or "black", "PREPARATION": options.words,
+    }, {"OWN", "OWN_CROP" if options.crop else "OWN_BARS"}  # fmt: skip
+
+
+def _changes(recipe: Recipe) -> str:
+    """Return the random maps of a recipe in words."""
+    words = ["rotation", "change of size", "shear", "shift"] + ["mirroring"] * bool(recipe.mirror)
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _changed(recipe: Recipe) -> str:
+    """Return the expression of a batch's images after all random changes."""
+    text = "normalise(augment(images[chosen] / 255))"
+    if recipe.jitter:
+        text = f"recolour({text})"
+    return f"cut_out({text})" if recipe.cutout else text
+
+
+def write_script(
+    folder: Path, network: TrainedNetwork, dataset: str, recipe: Mapping[str, Any], *, soap: bool = False
+) -> tuple[str, ...]:
+    """Write train.py, and for own images their list, into a folder, and return the names of the files.
+
+    Raises `UsageError` as `script` does, and `StorageError`.
+    """
+    write_atomic(folder / SCRIPT_FILE, script(network, dataset, recipe, soap=soap))
+    if dataset in _READERS:
+        return (SCRIPT_FILE,)
+    own = own_files(dataset)
+    assert own is not None
+    mixed = random.Random(0).sample(own.train, len(own.train))  # the first ones, which norms are measured on, of all
+    write_json(folder / LIST_FILE, {"train": mixed, "test": own.test})
+    return (SCRIPT_FILE, LIST_FILE)
 
 
 def check_script(path: Path, network: TrainedNetwork, images: Tensor, logits: Tensor) -> None:
     """Run a training script's parts: its network gives the logits (N, num_classes) of uint8 images.
 
-    It imports nothing but torch, torchvision and the standard library, and trains an epoch on a handful of the images.
-    Raises `StorageError`.
+    It imports nothing but torch, torchvision, what these need, and the standard library, and trains an epoch on a
+    handful of the images. Raises `StorageError`.
     """
     import torch
 
     text = read_text(path)
-    namespace: dict[str, Any] = {"__name__": "train"}
-    if strangers := _imported(text) - {"argparse", "collections", "copy", "math", "torch", "torchvision"}:
+    namespace: dict[str, Any] = {"__name__": "train", "__file__": str(path)}
+    known = {"argparse", "collections", "copy", "json", "math", "numpy", "pathlib", "PIL", "torch", "torchvision"}
+    if strangers := _imported(text) - known:
         raise damaged(path, f"it imports {min(strangers)}")
     exec(compile(text, str(path), "exec"), namespace)
     few, labels = images[:8], logits[:8].argmax(1)
@@ -125,6 +193,20 @@ def check_script(path: Path, network: TrainedNetwork, images: Tensor, logits: Te
             _, accuracies = namespace["train"](few, labels, few, labels, epochs=1)
     if len(accuracies) != 1:
         raise damaged(path, "it does not train")
+
+
+def check_pictures(path: Path, own: OwnFiles, count: int = 32) -> None:
+    """Compare the images that a script reads with those of the tool, for a few of the training files.
+
+    Raises `StorageError` where a pixel differs.
+    """
+    import numpy
+
+    namespace: dict[str, Any] = {"__name__": "train", "__file__": str(path)}
+    exec(compile(read_text(path), str(path), "exec"), namespace)
+    for name, _ in own.train[:: max(1, len(own.train) // count)]:
+        if not numpy.array_equal(namespace["picture"](own.source / name).numpy(), own.read(name)):
+            raise damaged(path, f"it reads other pixels than the tool from {name}")
 
 
 def _imported(text: str) -> set[str]:

@@ -10,7 +10,7 @@ from nas.architecture import Architecture, Layer
 from nas.files import damaged, read_text
 
 if TYPE_CHECKING:
-    from nas.data import Normalization
+    from nas.data import FolderOptions, Normalization
     from nas.model import TrainedNetwork
 
 TOLERANCE = 1e-4
@@ -32,7 +32,7 @@ _TEXT = '''\
 """{schedule}
 
 {num_params:,} parameters. `Net` takes images ({shape}), uint8 or floats on 0..1, and normalises them itself; `build()`
-is the same network for images that are normalised already. Both give logits (N, {num_classes}).
+is the same network for images that are normalised already. Both give logits (N, {num_classes}).{preparation}
 
     net = load("weights.safetensors")
     labels = [net.classes[index] for index in net(images).argmax(1)]
@@ -80,12 +80,13 @@ def load(path="weights.safetensors"):
 
 
 def source(
-    architecture: Architecture, normalization: Normalization, classes: tuple[str, ...], dropout: float = 0.0
+    architecture: Architecture, normalization: Normalization, classes: tuple[str, ...],
+    preparation: FolderOptions | None = None, dropout: float = 0.0,
 ) -> str:  # fmt: skip
     """Return the text of a module `model.py` with `build()`, `Net` and `load(path)`.
 
     `build()` is the network of `nas.model.build`, whose state dict it shares; `Net` normalises its images as
-    `normalization` does.
+    `normalization` does. `preparation`, of own images, is stated in its docstring.
     """
     channels, height, width = architecture.input_shape
     return _TEXT.format(
@@ -97,6 +98,7 @@ def source(
         layers=textwrap.indent("\n".join(module_lines(architecture, dropout)), " " * 8),
         imports=ORDERED if dropout else "",
         classes=as_tuple(classes),
+        preparation="" if preparation is None else f"\nImages: {preparation.words}.",
         mean=list(normalization.mean),
         std=list(normalization.std),
     )

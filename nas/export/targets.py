@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.data import own_files
 from nas.errors import StorageError, UsageError
 from nas.export.c import CReport, compiled_size, write_c
 from nas.export.c_check import check_c, find_cmsis, find_compiler
@@ -25,7 +26,15 @@ from nas.export.onnx import check_onnx, compute_logits, export_onnx
 from nas.export.program import PROGRAM_FILE, check_program, export_program
 from nas.export.qat import EPOCHS, train_quantized
 from nas.export.quantize import quantize
-from nas.export.script import MEASURED, SCRIPT_FILE, check_script, script_problem, write_script
+from nas.export.script import (
+    LIST_FILE,
+    MEASURED,
+    SCRIPT_FILE,
+    check_pictures,
+    check_script,
+    script_problem,
+    write_script,
+)
 from nas.export.source import check_source, source
 from nas.export.target_names import TARGETS
 from nas.export.weights import read_network, write_network
@@ -78,6 +87,8 @@ class ExportOptions:
     """Train the int8 network for a few epochs in its own arithmetic, where static quantisation loses accuracy."""
     cmsis_nn: bool = False
     """Write C code that calls CMSIS-NN too."""
+    soap: bool = False
+    """Write the training script with SOAP, the tool's own optimizer, instead of AdamW."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +120,8 @@ def require_targets(
         raise UsageError(f"cannot export to script: {problem}")
     if options.cmsis_nn and "c" not in targets:
         raise UsageError("--cmsis-nn is C code: export to c as well")
+    if options.soap and "script" not in targets:
+        raise UsageError("--soap is the training script's optimizer: export to script as well")
     if options.qat and not {"int8", "c"} & set(targets):
         raise UsageError("--qat trains the int8 network: export to int8 or c as well")
     if options.cmsis_nn:
@@ -140,7 +153,7 @@ def export_targets(
             "torch": lambda: _torch(new, origin, logits),
             "int8": lambda: _int8_target(integer, origin),
             "c": lambda: _c(new, origin, logits, integer, options),
-            "script": lambda: _script(new, origin, logits),
+            "script": lambda: _script(new, origin, logits, options),
         }
         made = []
         for name in TARGETS:
@@ -188,7 +201,8 @@ def _torch(folder: Path, origin: ExportSource, logits: Tensor) -> ExportedTarget
     network, images, dropout = origin.network, origin.images.images, float(origin.recipe.get("dropout", 0.0))
     write_network(folder / WEIGHTS, network)
     read = read_network(folder / WEIGHTS, network.architecture, network.normalization, network.classes)
-    write_atomic(folder / "model.py", source(network.architecture, network.normalization, network.classes, dropout))
+    text = source(network.architecture, network.normalization, network.classes, network.preparation, dropout)
+    write_atomic(folder / "model.py", text)
     check_source(folder / "model.py", read)
     export_program(folder / PROGRAM_FILE, read)
     difference = check_program(folder / PROGRAM_FILE, read, images, logits)
@@ -313,11 +327,17 @@ def _size_note(name: str, report: CReport, measured: Mapping[str, Mapping[str, i
     return text
 
 
-def _script(folder: Path, origin: ExportSource, logits: Tensor) -> ExportedTarget:
-    write_script(folder / SCRIPT_FILE, origin.network, origin.dataset, origin.recipe)
+def _script(folder: Path, origin: ExportSource, logits: Tensor, options: ExportOptions) -> ExportedTarget:
+    files = write_script(folder, origin.network, origin.dataset, origin.recipe, soap=options.soap)
     check_script(folder / SCRIPT_FILE, origin.network, origin.images.images, logits)
-    notes = (f"trains from scratch with AdamW and no teacher; measured for {MEASURED}",)
-    return ExportedTarget(name="script", files=(SCRIPT_FILE,), difference=None, notes=notes)
+    note = "trains from scratch with SOAP and no teacher"
+    if not options.soap:
+        note = f"trains from scratch with AdamW and no teacher; measured for {MEASURED}"
+    notes = [note]
+    if (own := own_files(origin.dataset)) is not None:
+        check_pictures(folder / SCRIPT_FILE, own)
+        notes.append(f"reads the files of {LIST_FILE} from {own.source}, pixel for pixel as the tool does")
+    return ExportedTarget(name="script", files=files, difference=None, notes=tuple(notes))
 
 
 def _manifest(origin: ExportSource, made: Sequence[ExportedTarget]) -> dict[str, Any]:
@@ -329,6 +349,7 @@ def _manifest(origin: ExportSource, made: Sequence[ExportedTarget]) -> dict[str,
         "mean": list(network.normalization.mean),
         "std": list(network.normalization.std),
         "classes": list(network.classes),
+        "preparation": None if network.preparation is None else network.preparation.pixels,
         "checked_on": {"split": origin.split, "images": len(origin.images), "trained_on": origin.trained_on},
         "targets": {
             target.name: {

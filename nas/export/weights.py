@@ -18,8 +18,12 @@ from nas.files import cannot_write, damaged, write_atomic
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nas.data import Normalization
+    from nas.data import FolderOptions, Normalization
     from nas.model import TrainedNetwork
+
+
+PREPARATION = "preparation"
+"""The key of the options by which own images are read, in a file's metadata."""
 
 
 def write_weights(path: Path, state_dict: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
@@ -72,7 +76,8 @@ def read_network(
 
     state, stated = _read(path, architecture)
     network = TrainedNetwork(
-        architecture=architecture, state_dict=state, normalization=normalization, classes=classes
+        architecture=architecture, state_dict=state, normalization=normalization, classes=classes,
+        preparation=read_preparation(path, stated),
     )  # fmt: skip
     for name, value in metadata(network).items():
         if stated.get(name, value) != value:
@@ -81,14 +86,26 @@ def read_network(
 
 
 def metadata(network: TrainedNetwork) -> dict[str, str]:
-    """Return what an exported file states about its network; lists are JSON."""
+    """Return what an exported file states about its network; lists and options are JSON."""
+    own = network.preparation
     return {
         "schedule": str(network.architecture),
         "num_params": str(network.architecture.num_params),
         "mean": json.dumps(network.normalization.mean),
         "std": json.dumps(network.normalization.std),
         "classes": json.dumps(network.classes),
+        **({} if own is None else {PREPARATION: json.dumps(own.pixels)}),
     }
+
+
+def read_preparation(path: Path, stated: Mapping[str, str]) -> FolderOptions | None:
+    """Return how own images are made ready, by a file's metadata; raises `StorageError` for what are no options."""
+    from nas.data import FolderOptions
+
+    try:
+        return FolderOptions(**json.loads(stated[PREPARATION])) if PREPARATION in stated else None
+    except (TypeError, ValueError) as error:  # UsageError and JSONDecodeError are ValueErrors
+        raise damaged(path, f"its {PREPARATION} is {stated[PREPARATION]}") from error
 
 
 def _read(path: Path, architecture: Architecture | None) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nas.data import own_options
 from nas.errors import StorageError
-from nas.export import OnnxNetwork, load_onnx, load_trained, read_result, read_winner
+from nas.export import OnnxNetwork, is_export, load_network, load_trained, read_result, read_winner
 from nas.files import recover_folder
 from nas.final.plan import locate_run
 from nas.model import TrainedNetwork
@@ -58,24 +60,20 @@ def locate_network(name: str | None) -> Path:
 def find_network(name: str | None) -> FoundNetwork:
     """Return the network that `locate_network` finds, with its weights. Raise `StorageError` where it has none."""
     folder = locate_network(name)
-    network = load_trained(folder)
-    if (folder / "result.json").is_file():
-        result = read_result(folder)
-        return FoundNetwork(
-            folder=folder, network=network, dataset=result.dataset, recipe=result.recipe, whole=True
-        )  # fmt: skip
-    winner = read_winner(folder, weights=False)
-    return FoundNetwork(
-        folder=folder, network=network, dataset=winner.dataset, recipe=winner.recipe, whole=False
-    )  # fmt: skip
+    network, whole = load_trained(folder), (folder / "result.json").is_file()
+    stated = read_result(folder) if whole else read_winner(folder, weights=False)
+    if network.preparation is None:  # of a folder that an earlier version wrote
+        network = dataclasses.replace(network, preparation=own_options(stated.dataset))
+    return FoundNetwork(folder=folder, network=network, dataset=stated.dataset, recipe=stated.recipe, whole=whole)
 
 
 def find_predictor(name: str | None) -> tuple[TrainedNetwork | OnnxNetwork, str | None]:
-    """Return the network to predict with, an ONNX file's or the one that `find_network` finds, and its data set's name.
+    """Return the network to predict with, and its data set's name: of exports, or the one that `find_network` finds.
 
-    The name is None for an ONNX file, which does not state it. Raise as `find_network` does.
+    The name is None for an ONNX file or a folder of exports: what they state of their images suffices. Raise as
+    `find_network` does.
     """
-    if name is not None and name.lower().endswith(".onnx"):
-        return load_onnx(Path(name)), None
+    if name is not None and (name.lower().endswith(".onnx") or is_export(Path(name))):
+        return load_network(name), None
     found = find_network(name)
     return found.network, found.dataset

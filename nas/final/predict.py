@@ -60,17 +60,20 @@ def fit_of(network: TrainedNetwork | OnnxNetwork, dataset: str | None = None) ->
     """Return the kind of images that a network knows.
 
     Those of a catalogued data set, all of which show light things on a dark ground where they are grey, or own images,
-    which are read as for training. Without the data set's name, a network with the input and the classes of a
-    catalogued one is taken to be trained on that, and any other on own images read by default.
+    which are read as for training. Where neither the network nor the data set's name says which, a network with the
+    input and the classes of a catalogued set is taken to be trained on that, and any other on own images read by
+    default.
     """
     shape, classes = network.architecture.input_shape, network.classes
-    if dataset is None:
+    if network.preparation is not None:
+        known = False
+    elif dataset is None:
         known = any((each.input_shape, each.classes) == (shape, classes) for each in DATASETS.values())
     else:
         known = dataset in DATASETS
     if known:
         return Fit(input_shape=shape, light_on_dark=shape[0] == 1, digits=shape[0] == 1 and classes == _DIGITS)
-    own = own_options(dataset) if dataset is not None else None
+    own = network.preparation or (own_options(dataset) if dataset is not None else None)
     if own is None:
         own = FolderOptions(image_size=max(shape[1:]), grayscale=shape[0] == 1)
     return Fit(input_shape=shape, light_on_dark=False, digits=False, own=own if shape[1] == shape[2] else None)

@@ -11,7 +11,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.architecture import Architecture
-from nas.data import Normalization
+from nas.data import Normalization, own_options
 from nas.errors import StorageError
 from nas.export import Provenance, Winner, read_weights, write_winner
 from nas.files import replace_folder
@@ -75,6 +75,7 @@ def write_best(store: StudyStore, best: FrozenTrial, context: Context) -> tuple[
     network = TrainedNetwork(
         architecture=Architecture.parse(schedule), state_dict=read_weights(path),
         normalization=Normalization(mean=reason.mean, std=reason.std), classes=reason.classes,
+        preparation=own_options(reason.dataset),
     )  # fmt: skip
     settings = context.settings
     recipe = dataclasses.replace(settings.recipe, epochs=settings.full_epochs)

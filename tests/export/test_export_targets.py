@@ -134,7 +134,10 @@ def test_a_script_for_every_set_of_torchvision(dataset, tmp_path):
 
 @pytest.mark.parametrize(
     ("dataset", "recipe", "reason"),
-    [("synthetic", RECIPE, "torchvision, which has no 'synthetic'"), ("mnist", FOREIGN_RECIPE, "recipe, which has no")],
+    [
+        ("synthetic", RECIPE, "torchvision, which has no 'synthetic'"),
+        ("mnist", FOREIGN_RECIPE, "unknown key 'clip' in a recipe"),
+    ],
 )
 def test_a_script_that_cannot_be_is_refused_before_anything_is_written(dataset, recipe, reason, tmp_path):
     with pytest.raises(UsageError, match=reason) as error:

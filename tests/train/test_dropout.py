@@ -86,7 +86,7 @@ def test_the_source_has_it(schedule):
     classes = tuple("abcd")
     assert "ropout" not in source(architecture, inputs, classes)
     space: dict = {"__name__": "model"}
-    exec(source(architecture, inputs, classes, 0.3), space)
+    exec(source(architecture, inputs, classes, dropout=0.3), space)
     net = space["Net"]()
     assert [module.p for module in net.modules() if isinstance(module, nn.Dropout)] == [0.3]
     assert sum(each.numel() for each in net.parameters()) == architecture.num_params

@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-/* An image: unsigned bytes, 0 to 255, row by row, the channels of a pixel together. Not normalised. */
+/* An image: unsigned bytes, 0 to 255, row by row, the channels of a pixel together. Not normalised.@PREPARATION@ */
 #define NAS_NET_HEIGHT @HEIGHT@
 #define NAS_NET_WIDTH @WIDTH@
 #define NAS_NET_CHANNELS @CHANNELS@
