@@ -7,6 +7,7 @@ each validation split and number of epochs that a student may have.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import time
@@ -143,13 +144,16 @@ def _schedule(text: str, dataset: Dataset) -> tuple[str, int]:
 def teacher_groups(folds: Collection[int], training: TrainingData) -> list[tuple[int, ...]]:
     """Return the folds that share a teacher: it has seen the validation images of none of them, but half of all images.
 
-    One teacher for each fold would see more images, and take as many times as long.
+    Or more, as the groups are even: their teachers are trained side by side. One for each fold would see more images,
+    and take as many times as long.
     """
     if training.validation is None:
         return [tuple(folds)]
     parts = (len(training.train) + len(training.validation)) // len(training.validation)
-    size, ordered = max(1, parts // 2), sorted(folds)
-    return [tuple(ordered[start : start + size]) for start in range(0, len(ordered), size)]
+    ordered = sorted(folds)
+    count = -(-len(ordered) // max(1, parts // 2))
+    bounds = [-(-group * len(ordered) // count) for group in range(count + 1)]  # even, as they are trained side by side
+    return [tuple(ordered[start:end]) for start, end in itertools.pairwise(bounds)]
 
 
 @dataclass(frozen=True)

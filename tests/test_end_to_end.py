@@ -221,6 +221,16 @@ def test_no_half_is_run_twice(tmp_path, monkeypatch):
         end_to_end.compare(path, end_to_end.Options(threshold=99.4), 2)
 
 
+def test_our_half_alone_leaves_the_other_to_a_later_run(tmp_path, monkeypatch):
+    path, runs = tmp_path / "record.json", Runners(monkeypatch)
+    record = end_to_end.compare(path, end_to_end.Options(), 1, ("ours",))
+    assert runs.begun == ["ours 0"]
+    assert end_to_end.totals(record["repeats"])
+    assert shown(record)
+    end_to_end.compare(path, end_to_end.Options(), 1)
+    assert runs.begun == ["ours 0", "plain 0"]
+
+
 def test_the_pace_is_without_compiling(monkeypatch):
     seconds = iter([19.2, 3.1])
     monkeypatch.setattr(end_to_end, "images", lambda: (None, None))

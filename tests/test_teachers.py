@@ -88,7 +88,10 @@ def test_a_teacher_has_seen_half_of_the_images_and_none_that_its_students_are_sc
     parts = (len(whole.train) + len(whole.validation)) // len(whole.validation)
     found = teacher_groups(range(parts), whole)
     assert sorted(fold for group in found for fold in group) == list(range(parts))
-    assert max(len(group) for group in found) == parts // 2 > 1
+    sizes = [len(group) for group in found]
+    assert max(sizes) == parts // 2 > 1
+    assert max(sizes) - min(sizes) <= 1
+    assert teacher_groups(range(parts // 2 + 1), whole)[0] == tuple(range((parts // 2 + 2) // 2))  # not all but one
     for group in found:
         job = TrainJob(
             key="teacher", architecture=STUDENT, recipe=DISTILLED, seed=0, fold=group[0], held_out_folds=group[1:]

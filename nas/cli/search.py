@@ -104,10 +104,10 @@ def search(
         int | None, typer.Option(min=1, help="Epochs of a brief trial (default: 3, more under 6,000 parameters).")
     ] = None,
     finalists: Annotated[
-        int | None, typer.Option(min=1, help="Leaders to train again, fewer with each seed (default: 5; front 10).")
+        int | None, typer.Option(min=1, help="Leaders to train again, fewer with each seed (default: 4; front 10).")
     ] = None,
     finalist_seeds: Annotated[
-        int | None, typer.Option(min=1, help="Seeds of the last finalists (default: 4; every point of a front 2).")
+        int | None, typer.Option(min=1, help="Seeds of the last finalists (default: 3; every point of a front 2).")
     ] = None,
     finalist_epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs of a finalist (default: 6, more under 6,000 parameters).")

@@ -55,7 +55,7 @@ _EXPRESSED = (
     "ema_horizon", "bn_recalibration_images", "degrees", "translate", "scale", "shear", "mirror", "crop", "jitter",
     "cutout", "class_weights", "dropout",
 )  # fmt: skip
-_LEFT_OUT = ("teacher", "teacher_augmentation", "distill_weight", "temperature")
+_LEFT_OUT = ("teacher", "teacher_augmentation", "teacher_epochs", "distill_weight", "temperature")
 """The recipe's fields that a script does without, and says so in its first lines."""
 
 

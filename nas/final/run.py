@@ -20,7 +20,7 @@ from nas.final.card import card
 from nas.final.plan import FullRunPlan
 from nas.study import studies_dir
 from nas.teachers import TeacherCache, TeacherLogits
-from nas.train import Epoch, Run, balanced_accuracy
+from nas.train import Epoch, Run, balanced_accuracy, teacher_recipe
 from nas.workers import OnMessage, Pool, RunMessage, TrainJob, run_jobs
 
 
@@ -195,4 +195,5 @@ def _teacher(plan: FullRunPlan, training: TrainingData, pool: Pool, on_message: 
     if plan.recipe.teacher is None:
         return None
     cache = TeacherCache(studies_dir() / "teachers", training, pool, on_message)
-    return cache.logits(plan.recipe, {0: plan.recipe.epochs}, epochs=plan.recipe.epochs)[0]
+    recipe = plan.recipe
+    return cache.logits(recipe, {0: recipe.epochs}, epochs=teacher_recipe(recipe).epochs)[0]

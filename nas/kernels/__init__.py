@@ -1,4 +1,4 @@
-"""Train and evaluate networks on a CPU with the batch innermost: `Network`, `gather`, `augment`.
+"""Train and evaluate networks on a CPU with the batch innermost: `Network`, `gather`, `augment`; `SoapStep`.
 
 Layout. Tensors are (C, H, W, N) float32, so that a vector holds one pixel of 8 or 16 images, and any channel count and
 kernel size vectorises without waste. A convolution is a sum of scaled vectors, its weight gradient a set of long dot
@@ -35,6 +35,7 @@ Files, each using only those above it:
     pool        max-pool and global pool on their own
     step        the tape forward, the loss, the tape back
     images      batches of images, plain or through random maps, colours and holes
+    soap        `SoapStep`
     network     `Network`
     warm_up     a call of every compiled function
 
@@ -47,9 +48,12 @@ from nas.kernels.denormals import flush_denormals
 from nas.kernels.images import augment, erase_, gather, recolour_
 from nas.kernels.jit import unsuited
 from nas.kernels.network import Network
+from nas.kernels.soap import SoapSides, SoapStep
 
 __all__ = [
     "Network",
+    "SoapSides",
+    "SoapStep",
     "augment",
     "compile_all",
     "erase_",

@@ -4,7 +4,7 @@ numba stores the machine code of an entry point, with all that it calls, and mak
 point changes. A change in another file it does not see: it would run the old code, a wrong result without an error. So
 the folder is named by a digest of every file of this package.
 
-It is filled by a process of its own, and then loaded: linked where it was compiled, the code rounds otherwise, and 64
+It is filled by processes of their own, and then loaded: linked where it was compiled, the code rounds otherwise, and 64
 steps later the weights were others.
 """
 
@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ with suppress(ImportError, OSError):  # `unsuited` gives the reason
 PACKAGE = Path(__file__).parent
 INHERITED = "NAS_KERNELS_DIR"
 """The environment variable by which a process names the folder to those that it starts; empty where there is none."""
+PARTS = ("networks", "others")
+"""Parts compiled at once: two thirds of the work, which cannot be split without compiling twice, and the rest."""
 ROOM = 4 << 20
 """Bytes that must be free: twice what the machine code takes, which may come twice."""
 CANNOT_WRITE = 74
@@ -125,22 +127,38 @@ def _filled(folder: Path) -> Path:
     with tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(bytes(0 if done.exists() else ROOM))  # a full disk, found out before half a minute of compiling
     if not done.exists():
-        paths = os.pathsep.join(filter(None, sys.path))
-        ran = subprocess.run(
-            [sys.executable, "-c", "from nas.kernels import warm_up; warm_up.main()"],
-            env={**os.environ, "PYTHONPATH": paths, INHERITED: str(folder)},
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if ran.returncode == CANNOT_WRITE:
-            raise OSError(ran.stderr.strip())
-        if ran.returncode < 0:
-            raise NasError(f"compiling the kernels ended by signal {-ran.returncode} (out of memory?)")
-        if ran.returncode:
-            raise RuntimeError(f"compiling the kernels failed:\n{ran.stderr}")
+        _compile(folder)
         _prune(folder)
     with suppress(OSError):
         done.touch()  # used, whether it was filled now or before
     return folder
+
+
+def _compile(folder: Path) -> None:
+    """Compile every entry point into the folder, in a process for each part at once. Raises `OSError` if it is full."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), INHERITED: str(folder)}
+    with ExitStack() as stack:
+        processes = []
+        for part in PARTS:
+            call = [sys.executable, "-c", f"from nas.kernels import warm_up; warm_up.main({part!r})"]
+            # Into files: a pipe that nobody reads yet would hold up the process that writes to it.
+            errors = stack.enter_context(tempfile.TemporaryFile("w+"))
+            process = stack.enter_context(
+                subprocess.Popen(
+                    call, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
+                )
+            )
+            stack.callback(process.kill)  # before it is waited for, where this function is left by an exception
+            processes.append((process, errors))
+        for process, errors in processes:
+            code = process.wait()
+            errors.seek(0)
+            if code == CANNOT_WRITE:
+                raise OSError(errors.read().strip())
+            if code < 0:
+                raise NasError(f"compiling the kernels ended by signal {-code} (out of memory?)")
+            if code:
+                raise RuntimeError(f"compiling the kernels failed:\n{errors.read()}")
 
 
 def _copied(folder: Path, target: Path) -> bool:

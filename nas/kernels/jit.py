@@ -19,8 +19,12 @@ try:
     from numba.extending import intrinsic
     from numba.np.numpy_support import carray
 
-    FEATURES = {name for name, present in llvm.get_host_cpu_features().items() if present}
-    """The processor's features, by LLVM's names."""
+    _features: Any = llvm.get_host_cpu_features()
+    _config: Any = numba.config
+    if (_forced := _config.CPU_FEATURES) is not None:  # NUMBA_CPU_FEATURES, by which numba compiles then
+        _features = {name[1:]: name.startswith("+") for name in _forced.split(",")}
+    FEATURES = {name for name, present in _features.items() if present}
+    """The processor's features that are compiled for, by LLVM's names."""
     MISSING = None
     """The reason why numba cannot be imported."""
 except (ImportError, OSError) as error:

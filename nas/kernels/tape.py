@@ -144,10 +144,8 @@ class Tape:
             self.records[k]["skip"] = self.records[start]["x"]
 
     def _allocate(self, size: float) -> Tensor:
-        """Make room for that many floats, from the start of a cache line: the blocks load and store whole ones."""
-        buffer = torch.zeros(int(size) + 16)
-        start = -buffer.data_ptr() % 64 // 4
-        self._buffers.append(buffer[start : start + int(size)])
+        """Make room for that many floats."""
+        self._buffers.append(aligned_zeros(int(size)))
         return self._buffers[-1]
 
     def _place_maps(self) -> None:
@@ -196,6 +194,13 @@ class Tape:
             record["paired"] = self._allocate(weights * 4 / 3).data_ptr()  # four factors for three taps
             record["sums"] = self._allocate(weights * LANES).data_ptr()
         records["taps"] = self._allocate(4 * widest * area).data_ptr()  # two int64 for each
+
+
+def aligned_zeros(size: int) -> Tensor:
+    """Return that many zeros from the start of a cache line on: the blocks load and store whole ones."""
+    buffer = torch.zeros(size + 16)
+    start = -buffer.data_ptr() % 64 // 4
+    return buffer[start : start + size]
 
 
 def needs_two_values(stages: Sequence[Fields]) -> bool:

@@ -93,7 +93,7 @@ class Finalists:
         )  # fmt: skip
 
     def due(self, table: TrialTable) -> list[tuple[int, int]]:
-        """Return the (candidate, seed) pairs to train next: a turn has one seed, for three fifths of those of the last.
+        """Return the (candidate, seed) pairs to train next: a turn has one seed, for half of those of the last.
 
         A candidate that failed for a reason of its own, or is clearly behind, is not tried with more seeds.
         """

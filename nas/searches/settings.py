@@ -39,8 +39,8 @@ class Settings:
     """Accuracy in percent; None where budget and data set name none."""
     trials: int = 50
     """Finished trials in total, those of a resumed study included."""
-    finalists: int = 5
-    finalist_seeds: int = 4
+    finalists: int = 4
+    finalist_seeds: int = 3
     seed: int = 0
     sampler: SamplerName = "guided"
     pruner: PrunerName = "median"
@@ -121,8 +121,8 @@ class Settings:
         }
 
     def places(self, turn: int, candidates: int | None = None) -> int:
-        """Return how many finalists are trained with the seed of a turn, at most: 5, 3, 2, 2 of five."""
+        """Return how many finalists are trained with the seed of a turn, at most: 4, 2, 2 of four."""
         places = self.finalists if candidates is None else candidates
         for _ in range(0 if self.pareto else turn):
-            places = max(min(2, places), -(-3 * places // 5))
+            places = max(min(2, places), -(-places // 2))
         return places

@@ -23,9 +23,10 @@ LOGITS_BATCH = 128
 
 
 def teacher_recipe(recipe: Recipe) -> Recipe:
-    """Return the recipe that the recipe's teacher is trained with."""
+    """Return the recipe that the teacher of a full run by the recipe is trained with."""
     stronger = {name: getattr(recipe, name) * recipe.teacher_augmentation for name in AFFINE}
-    return dataclasses.replace(recipe, teacher=None, dropout=0.0, **stronger)
+    epochs = recipe.teacher_epochs or recipe.epochs
+    return dataclasses.replace(recipe, teacher=None, epochs=epochs, teacher_epochs=0, dropout=0.0, **stronger)
 
 
 def teacher_architecture(recipe: Recipe, dataset: Dataset) -> Architecture:

@@ -115,15 +115,16 @@ def train(
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
     moving, gradient, num_params = flatten(model)
     average, *_ = flatten(averaged)
-    optimizer = make_optimizer(model, moving[:num_params], gradient[:num_params], recipe)
     require_dropout(recipe, backend)
     backend_name, network = backend_network(architecture, model, training.normalization, device, backend)
+    compiled = backend_name == "kernels"
+    optimizer = make_optimizer(model, moving[:num_params], gradient[:num_params], recipe, compiled=compiled)
     _, eval_network = backend_network(architecture, averaged, training.normalization, device, backend)
     step = TrainingStep(network, training, recipe, teacher_logits, device)
     generator = torch.Generator(device).manual_seed(seed)
     batches = batch_bounds(len(split), recipe.batch_size)
     steps, number = len(batches) * recipe.epochs, 0
-    if backend_name == "kernels":
+    if compiled:
         torch.set_num_threads(1)  # SOAP's matrices are too small for more, which would only wait for each other
     epochs: list[Epoch] = []
     stopped = False
@@ -167,7 +168,7 @@ class TrainingStep:
     """A batch's loss and correct predictions, with the gradient left where the optimizer looks.
 
     Batches of each size are one graph on a CUDA device. What such a graph reads must stay where it was captured: the
-    batch's indices, and the epoch's random changes and teacher logits, lie in tensors made once.
+    batch's indices, and the epoch's random changes and soft targets, lie in tensors made once.
     """
 
     def __init__(
@@ -183,11 +184,13 @@ class TrainingStep:
         self._device = device
         self._index = torch.empty(recipe.batch_size, dtype=torch.long, device=device)
         self._draws: Draws | None = None
-        self._logits = None if teacher_logits is None else torch.empty_like(teacher_logits[0], device=device)
+        self._targets: Tensor | None = None
+        if teacher_logits is not None:
+            self._targets = torch.empty_like(teacher_logits[0], device=device, dtype=torch.float32)
         self._graphs: dict[int, Graph] = {}
 
     def start_epoch(self, epoch: int, generator: torch.Generator) -> None:
-        """Draw the changes of an epoch, counted from 0, and bring its teacher logits to the device."""
+        """Draw the changes of an epoch, counted from 0, and make soft targets of its teacher logits, all at once."""
         if self.recipe.augments:
             size, shared = self.training.dataset.input_shape[1:], self.teacher_logits is not None
             draws = (
@@ -198,8 +201,8 @@ class TrainingStep:
                 self._draws = draws
             else:
                 self._draws.copy_(draws)
-        if self._logits is not None and self.teacher_logits is not None:
-            self._logits.copy_(self.teacher_logits[epoch])
+        if self._targets is not None and self.teacher_logits is not None:
+            self._targets.copy_(soft_targets(self.teacher_logits[epoch].to(self._device), self.recipe))
 
     def __call__(self, batch: Tensor) -> tuple[Any, Any]:
         """Return the mean loss and the number of correct predictions of the images at `batch` (N,)."""
@@ -213,5 +216,5 @@ class TrainingStep:
     def _run(self, count: int) -> tuple[Any, Any]:
         index, split = self._index[:count], self.training.train
         images = self.network.batch(split, index, None if self._draws is None else self._draws[index])
-        targets = None if self._logits is None else soft_targets(self._logits[index], self.recipe)
+        targets = None if self._targets is None else self._targets[index]
         return self.network.step(images, split.labels[index], self.recipe, targets)

@@ -64,7 +64,9 @@ def flatten(model: nn.Module) -> tuple[Tensor, Tensor, int]:
     return flat, gradient, sum(parameter.numel() for parameter in (*weights, *others))
 
 
-def make_optimizer(model: nn.Module, flat: Tensor, gradient: Tensor, recipe: Recipe) -> Soap:
+def make_optimizer(
+    model: nn.Module, flat: Tensor, gradient: Tensor, recipe: Recipe, *, compiled: bool = False
+) -> Soap:  # fmt: skip
     """Return SOAP on the parameters (P,) of a model that `flatten` laid out, by their gradients (P,)."""
     shapes = [tuple(parameter.shape) for parameter in model.parameters() if parameter.ndim == 4]
-    return Soap(flat, gradient, shapes, lr=recipe.peak_lr, weight_decay=recipe.weight_decay)
+    return Soap(flat, gradient, shapes, lr=recipe.peak_lr, weight_decay=recipe.weight_decay, compiled=compiled)

@@ -106,6 +106,9 @@ class Recipe:
     """Schedule of a larger network to distill from, which is trained beforehand on the same images; None for none
     (Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015)."""
 
+    teacher_epochs: int = _bounded(0, 0, 10_000)
+    """Epochs of a full run's teacher; 0: as many as its students have. A search's teachers are its own matter."""
+
     teacher_augmentation: float = _bounded(1.5, 0.1, 10)
     """How many times as strong the augmentation is that the teacher is trained with."""
 
@@ -172,7 +175,7 @@ def _check(spec: dataclasses.Field[Any], value: object) -> None:
 LATER = {
     spec.name: spec.default
     for spec in dataclasses.fields(Recipe)
-    if spec.name in (*AUGMENTATION[len(AFFINE) :], "class_weights", "dropout")
+    if spec.name in (*AUGMENTATION[len(AFFINE) :], "class_weights", "teacher_epochs", "dropout")
 }
 """The defaults of the fields that recipes did not have from the first."""
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas.kernels import SoapSides, SoapStep
 from nas.train.graph import Graph
 
 BETA = 0.95
@@ -37,12 +38,13 @@ class Soap(torch.optim.Optimizer):
 
     Those are matrices (O, I * kH * kW). The filters of a depthwise convolution have nothing in common, so that only
     their taps have a basis. What follows them in `flat` is trained by plain Adam; weight decay is for the weights
-    alone.
+    alone. `compiled` steps are those of the CPU kernels, which round otherwise.
     """
 
     def __init__(
-        self, flat: Tensor, gradient: Tensor, shapes: Sequence[tuple[int, ...]], *, lr: float, weight_decay: float
-    ) -> None:
+        self, flat: Tensor, gradient: Tensor, shapes: Sequence[tuple[int, ...]], *, lr: float, weight_decay: float,
+        compiled: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__([nn.Parameter(flat, requires_grad=False)], {"lr": lr, "weight_decay": weight_decay})
         self.flat, self.gradient = flat, gradient
         self.mean, self.square = torch.zeros_like(flat), torch.zeros_like(flat)
@@ -55,6 +57,10 @@ class Soap(torch.optim.Optimizer):
             start = end
         self.weights = flat[:start]
         self._update_graph, self._basis_graph = Graph(flat.device), Graph(flat.device)
+        self._compiled: SoapStep | None = None
+        if compiled:
+            vectors = [flat, gradient, self.mean, self.square, self.projected]
+            self._compiled = SoapStep(vectors, [matrix.sides for matrix in self.matrices], beta=BETA, eps=EPS)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -63,7 +69,8 @@ class Soap(torch.optim.Optimizer):
         lr, weight_decay = self.param_groups[0]["lr"], self.param_groups[0]["weight_decay"]
         self.steps += 1
         correction = 1 - BETA**self.steps
-        self._update_graph(self._update, correction, lr / correction, 1 - lr * weight_decay)
+        update = self._update if self._compiled is None else self._compiled
+        self._update_graph(update, correction, lr / correction, 1 - lr * weight_decay)
         if self.steps % PRECONDITION_FREQUENCY == 0:
             self._basis_graph(self._update_bases)
 
@@ -85,6 +92,8 @@ class Soap(torch.optim.Optimizer):
     def _update_bases(self) -> None:
         for matrix in self.matrices:
             matrix.update_basis(self.mean, self.square)
+        if self._compiled is not None:
+            self._compiled.copy_bases()
 
 
 class _Matrix:
@@ -101,6 +110,11 @@ class _Matrix:
             sides[0] = None
         self.moments = [None if side is None else flat.new_zeros(side, side) for side in sides]
         self.bases = [None if side is None else torch.eye(side, device=flat.device).T for side in sides]
+
+    @property
+    def sides(self) -> SoapSides:
+        """The matrix as the kernels take it."""
+        return SoapSides(self.part.start, self.shape, self.moments, self.bases)
 
     def view(self, flat: Tensor) -> Tensor:
         """Return the matrix's part of a flat tensor."""

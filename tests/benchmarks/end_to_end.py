@@ -2,6 +2,7 @@
 
     python tests/benchmarks/end_to_end.py                 # 3 repeats; hours, most of them the plain script's
     python tests/benchmarks/end_to_end.py --table         # what the record holds so far
+    PYTHONPATH=DIR python tests/benchmarks/end_to_end.py --ours --record DIR.json    # our half, by the code in DIR
 
 * Ours is `nas search --max-params 8000 --seed S`, started as a user starts it, and then its winner trained with the
   final recipe for 15 epochs, seed S, after its teacher, on the search's training split (50,000 images of MNIST),
@@ -32,6 +33,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -158,14 +160,14 @@ def held_out() -> list[int]:
 # --- the record -------------------------------------------------------------------------------------------------------
 
 
-def compare(path: Path, options: Options, repeats: int) -> dict[str, Any]:
-    """Run what the record lacks of all repeats, and add each half as soon as it is done."""
+def compare(path: Path, options: Options, repeats: int, sides: Sequence[str] = SIDES) -> dict[str, Any]:
+    """Run what the record lacks of all repeats and of these sides, and add each half as soon as it is done."""
     record = records.load(path, asdict(options), "repeats")
     folder = path.resolve().with_name(f"{path.stem}-studies")
     folder.mkdir(parents=True, exist_ok=True)
     for seed in range(repeats):
         halves = record["repeats"].setdefault(str(seed), {})
-        for side in SIDES:
+        for side in sides:
             if side in halves:
                 continue
             load_before = os.getloadavg()[0]
@@ -306,13 +308,17 @@ def main(
     max_params: Annotated[int, typer.Option(min=1, help="The cap.")] = Options.max_params,
     times: Annotated[float, typer.Option(help="The plain script's limit, in our times.")] = Options.times,
     only_table: Annotated[bool, typer.Option("--table", help="Run nothing; show the record.")] = False,
+    only_ours: Annotated[bool, typer.Option("--ours", help="Leave the plain script out, into a --record.")] = False,
 ) -> None:
     """Compare `nas search` with the plain script, end to end; resumes from its record."""
     options = Options(threshold=threshold, max_params=max_params, times=times)
     if not only_table and os.getloadavg()[0] > 0.5:
         progress.print("the machine is not quiet: the figures will not be good", style="yellow")
     try:
-        done = json.loads(record.read_text(encoding="utf-8")) if only_table else compare(record, options, repeats)
+        sides = SIDES[:1] if only_ours else SIDES
+        done = (
+            json.loads(record.read_text(encoding="utf-8")) if only_table else compare(record, options, repeats, sides)
+        )
     except (NasError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from None
     out = Console(width=None if sys.stdout.isatty() else 160, highlight=False)

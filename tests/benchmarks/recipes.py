@@ -4,8 +4,9 @@
     python tests/benchmarks/recipes.py ./photos '3x32x32: 16 s24 M s32 G C' --try mirror=0.5,epochs=30 --seeds 2
 
 Each `--try` is a recipe: fields with commas between, the rest as by default without any of a data set's own choices;
-`teacher=12 M 24 G C` distills. One training at a time, on one core; each result is a line of the table as it comes.
-Test images are not read.
+`teacher=12 M 24 G C` distills, from one trained for `teacher_epochs`. With `--splits` each seed has another validation
+split, as finalists have, and a teacher that has seen none of its images. One training at a time, on one core; each
+result is a line of the table as it comes. Test images are not read.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from typing import Any
 import torch
 
 from nas.architecture import Architecture
-from nas.data import TrainingData, load_training_data, prepare_dataset
+from nas.data import TrainingData, fold_number, load_training_data, prepare_dataset, with_fold
 from nas.study import studies_dir
 from nas.teachers import TeacherCache
-from nas.train import Recipe, train
+from nas.train import Recipe, teacher_recipe, train
 from nas.workers import LocalPool, read_logits
 
 
@@ -34,14 +35,14 @@ def recipe_of(text: str, epochs: int) -> Recipe:
     return Recipe(**given)
 
 
-def logits_of(recipe: Recipe, training: TrainingData, epochs: int) -> tuple[torch.Tensor | None, str]:
-    """The logits of the recipe's teacher, trained for `epochs` where it is not stored; and its accuracy in words."""
+def logits_of(recipe: Recipe, training: TrainingData, fold: int) -> tuple[torch.Tensor | None, str]:
+    """The logits of the recipe's teacher, trained where it is not stored; and its accuracy in words."""
     if recipe.teacher is None:
         return None, ""
     assert training.validation is not None
     with LocalPool(training, training.validation) as pool:
         cache = TeacherCache(studies_dir() / "teachers", training, pool, lambda message: None)
-        found = cache.logits(recipe, {0: recipe.epochs}, epochs=epochs)[0]
+        found = cache.logits(recipe, {fold: recipe.epochs}, epochs=teacher_recipe(recipe).epochs)[fold]
     record = found.record
     return read_logits(found.path), f"; teacher {record.num_params:,}, {record.last5:.2f}, {record.seconds:.0f} s"
 
@@ -52,7 +53,7 @@ def main() -> None:
     parser.add_argument("schedule")
     parser.add_argument("--try", dest="recipes", action="append", metavar="FIELDS", help="a recipe; '' is the default")
     parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--teacher-epochs", type=int, default=15)
+    parser.add_argument("--splits", action="store_true", help="another validation split for each seed")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--data-dir", type=Path)
@@ -69,10 +70,12 @@ def main() -> None:
     print("| recipe | epochs | seed | last-5 | balanced | final | loss | seconds |\n|-|-|-|-|-|-|-|-|", flush=True)
     for text in options.recipes or [""]:
         recipe = recipe_of(text, options.epochs)
-        logits, teacher = logits_of(recipe, training, options.teacher_epochs)
         for seed in range(options.first_seed, options.first_seed + options.seeds):
-            began = time.monotonic()
-            run = train(architecture, training, training.validation, recipe, seed=seed, teacher_logits=logits)
+            fold = fold_number(training, seed) if options.splits else 0
+            logits, teacher = logits_of(recipe, training, fold)
+            part, began = with_fold(training, fold), time.monotonic()
+            assert part.validation is not None
+            run = train(architecture, part, part.validation, recipe, seed=seed, teacher_logits=logits)
             last = run.epochs[-1]
             print(
                 f"| {text or 'default'}{teacher} | {recipe.epochs} | {seed} | {run.last(5):.3f} "

@@ -20,7 +20,7 @@ LEADERS, LEADER_SEEDS = 10, 5
 
 STRATEGIES = {
     "4 finalists x 3 seeds": (4, 4, 4), "8, 4, 2 halving": (8, 4, 2), "8, 5, 3, 2 of four seeds": (8, 5, 3, 2),
-    "5, 3, 2, 2, the default": (5, 3, 2, 2),
+    "4, 2, 2, the default": (4, 2, 2), "5, 3, 2, 2": (5, 3, 2, 2), "5, 3, 2": (5, 3, 2), "4, 2": (4, 2),
     "12, 8, 5, 3": (12, 8, 5, 3), "12 finalists x 1 seed": (12,), "best brief alone": (),
 }  # fmt: skip
 """How many candidates each round trains with one more seed."""

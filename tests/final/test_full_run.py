@@ -205,3 +205,13 @@ def test_a_teacher_is_trained_once_for_all_seeds_and_students(run, tmp_path):
     assert [name for name, _, _ in trained[1:]] == [*[str(ARCHITECTURE)] * 3, str(other)]
     (logits,) = (tmp_path / "teachers").glob("*/logits-fold0-7-epochs.safetensors")
     assert load_file(logits)["logits"][:, 0, 0].tolist() == list(range(7))
+
+
+def test_a_teacher_may_have_fewer_epochs_than_its_students(run):
+    made, pool = run((0,), recipe=Recipe(epochs=7, teacher="8 M 8 G C", teacher_epochs=3))
+    assert pool.trained == [("1x16x16: 8 M 8 G C4", TEACHER_SEED, 3), (str(ARCHITECTURE), 0, 7)]
+    assert pool.computed == [(0, epoch) for epoch in range(7)]
+    assert made.result.teacher["recipe"]["epochs"] == 3
+    again, pool = run((0,), recipe=Recipe(epochs=3, teacher="8 M 8 G C"))  # which has the same teacher
+    assert pool.trained == [(str(ARCHITECTURE), 0, 3)]
+    assert again.folder != made.folder

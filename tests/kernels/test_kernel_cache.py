@@ -13,6 +13,7 @@ import pytest
 from kernel_reference import needs_kernels
 
 from nas import kernels
+from nas.errors import NasError
 from nas.kernels import cache, warm_up
 
 TESTS = Path(__file__).parents[1]
@@ -149,6 +150,13 @@ def test_without_numba_the_reason_is_given():
     python(code)
 
 
+def test_the_blocks_are_as_wide_as_the_features_that_numba_is_told():
+    """Or a processor without AVX-512 could not be tried on one that has it."""
+    code = "from nas.kernels.blocks import LANES, WIDE; print(LANES, WIDE)"
+    assert python(code, NUMBA_CPU_FEATURES="+avx2,+fma,-avx512f").stdout == "8 False\n"
+    assert python(code, NUMBA_CPU_FEATURES="+avx2,+fma,+avx512f").stdout == "16 True\n"
+
+
 def test_a_full_disk_is_found_out_before_compiling(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
@@ -158,15 +166,43 @@ def test_a_full_disk_is_found_out_before_compiling(tmp_path, monkeypatch):
         cache._filled(tmp_path / "kernels")
 
 
-def test_a_folder_that_takes_no_more_is_told_from_a_bug(monkeypatch, capsys):
-    def full(*args):
+@pytest.mark.parametrize(("part", "name"), list(zip(cache.PARTS, ("Network", "SoapStep"), strict=True)))
+def test_a_folder_that_takes_no_more_is_told_from_a_bug(monkeypatch, capsys, part, name):
+    def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(warm_up, "Network", full)
+    monkeypatch.setattr(warm_up, name, full)
     with pytest.raises(SystemExit) as left:
-        warm_up.main()
+        warm_up.main(part)
     assert left.value.code == cache.CANNOT_WRITE
     assert capsys.readouterr().err == "No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (f"print('full', file=sys.stderr); sys.exit({cache.CANNOT_WRITE})", (OSError, "full")),
+        ("os.kill(os.getpid(), 9)", (NasError, "ended by signal 9")),
+        ("print('x' * 200_000, file=sys.stderr); raise SystemExit(1)", (RuntimeError, "failed:\nxxx")),
+    ],
+)
+def test_a_part_that_fails_ends_the_others(tmp_path, monkeypatch, code, error):
+    """The other part would take a minute; it is killed, and waited for."""
+    started, popen = [], subprocess.Popen
+
+    def start(call, **options):
+        broken = call[-1].endswith("('others')")
+        body = f"import os, sys; {code}" if broken else "import time; time.sleep(60)"
+        started.append(popen([sys.executable, "-c", body], **options))
+        return started[-1]
+
+    monkeypatch.setattr(cache, "PARTS", ("others", "networks"))
+    monkeypatch.setattr(cache.subprocess, "Popen", start)
+    began = time.monotonic()
+    with pytest.raises(error[0], match=error[1]):
+        cache._compile(tmp_path)
+    assert time.monotonic() - began < 30
+    assert [process.poll() is not None for process in started] == [True, True]
 
 
 # --- old folders, and those that cannot be written --------------------------------------------------------------------
@@ -211,6 +247,6 @@ def test_a_filled_folder_that_cannot_be_written_is_used_without_compiling(tmp_pa
     folder = tmp_path / "cache"
     filled = python(GATHER, NUMBA_CACHE_DIR=str(folder))
     mount = f'mount --bind {folder} {folder} && mount -o remount,bind,ro {folder} && exec "$@"'
-    watched = GATHER.replace("import torch;", "import subprocess, torch; subprocess.run = None;")
+    watched = GATHER.replace("import torch;", "import subprocess, torch; subprocess.Popen = None;")
     ran = python(watched, command=["unshare", "-m", "bash", "-c", mount, "bash"], NUMBA_CACHE_DIR=str(folder))
     assert (ran.stdout, ran.stderr) == (filled.stdout, "")

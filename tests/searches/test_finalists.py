@@ -184,17 +184,17 @@ def test_clearly_worse_finalists_get_no_more_seeds():
     assert [len(finalist.scores) for finalist in result.finalists] == [2, 2]
 
 
-def test_each_seed_leaves_three_fifths_of_the_finalists_down_to_two():
+def test_each_seed_leaves_half_of_the_finalists_down_to_two():
     def score(architecture, seed, epoch):  # chance alone: none is clearly behind
         return 90 + zlib.crc32(f"{architecture} {seed}".encode()) % 1000 / 100
 
     pool = toys.Pool(2, score=score)
     result = toys.run(pool, trials=9, pruner="none", finalists=8, finalist_seeds=5)
-    assert Counter(seed for _, seed, epochs in pool.trained if epochs == 2) == {1: 8, 2: 5, 3: 3, 4: 2, 5: 2}
+    assert Counter(seed for _, seed, epochs in pool.trained if epochs == 2) == {1: 8, 2: 4, 3: 2, 4: 2, 5: 2}
     assert set(pool.folds) == {(seed, seed) for seed in range(6)}  # other images for each seed
-    assert [len(finalist.scores) for finalist in result.finalists] == [5, 5, 3, 2, 2, 1, 1, 1]
+    assert [len(finalist.scores) for finalist in result.finalists] == [5, 5, 2, 2, 1, 1, 1, 1]
     first = sorted(result.finalists, key=lambda finalist: -finalist.scores[0])
-    assert {finalist.trial for finalist in result.finalists[:5]} == {finalist.trial for finalist in first[:5]}
+    assert {finalist.trial for finalist in result.finalists[:4]} == {finalist.trial for finalist in first[:4]}
     tie = within_one_standard_error(result.finalists)
     assert tie[0].mean == max(finalist.mean for finalist in result.finalists[:2])
     assert result.finalists[0].num_params == min(finalist.num_params for finalist in tie)

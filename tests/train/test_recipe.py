@@ -82,7 +82,7 @@ def test_each_range_alone_changes_the_images():
 def test_what_names_a_recipe_is_as_it_was_before_the_later_fields():
     """Studies, folders of full runs and teachers' caches made before mirroring came are found again."""
     assert set(dataclasses.asdict(Recipe())) - set(Recipe().identity) == set(LATER) == {
-        "mirror", "crop", "jitter", "cutout", "class_weights",
+        "mirror", "crop", "jitter", "cutout", "class_weights", "teacher_epochs", "dropout",
     }  # fmt: skip
     for name in LATER:
-        assert name in Recipe(**{name: 1 if name in ("crop", "cutout") else 0.5}).identity
+        assert name in Recipe(**{name: 1 if name in ("crop", "cutout", "teacher_epochs") else 0.5}).identity

@@ -14,6 +14,7 @@ from nas.train.soap import Soap
 SHAPES = [(5, 1, 3, 3), (4, 3, 3, 3), (10, 4, 1, 1)]
 """A depthwise convolution, a plain one and a 1x1."""
 WEIGHTS, OTHERS = sum(math.prod(shape) for shape in SHAPES), 7
+both = pytest.mark.parametrize("compiled", [False, True], ids=["torch", "compiled"])
 
 
 def drawn(steps):
@@ -54,12 +55,13 @@ def follow(gradients, lr, weight_decay):
     return total[:WEIGHTS]
 
 
-def test_it_follows_the_equations(monkeypatch):
+@both
+def test_it_follows_the_equations(monkeypatch, compiled):
     """The bases are renewed after every tenth of 25 steps. The signs in a basis do not matter."""
     monkeypatch.setattr(soap, "PRECONDITION_FREQUENCY", 10)
     gradients = drawn(25)
     flat, gradient = torch.zeros(WEIGHTS + OTHERS), torch.zeros(WEIGHTS + OTHERS)
-    optimizer = soap_of(flat, gradient, weight_decay=0.5)
+    optimizer = soap_of(flat, gradient, weight_decay=0.5, compiled=compiled)
     for each in gradients:
         gradient.copy_(each)
         optimizer.step()
@@ -67,10 +69,11 @@ def test_it_follows_the_equations(monkeypatch):
     torch.testing.assert_close(flat[:WEIGHTS], expected, rtol=2e-3, atol=2e-4)
 
 
-def test_what_is_no_convolution_is_adams_and_without_decay():
+@both
+def test_what_is_no_convolution_is_adams_and_without_decay(compiled):
     gradients = drawn(12)
     flat, gradient = torch.ones(WEIGHTS + OTHERS), torch.zeros(WEIGHTS + OTHERS)
-    optimizer = soap_of(flat, gradient, weight_decay=0.5)
+    optimizer = soap_of(flat, gradient, weight_decay=0.5, compiled=compiled)
     plain = torch.nn.Parameter(torch.ones(OTHERS))
     adam = torch.optim.Adam([plain], lr=0.01, betas=(0.95, 0.95))
     for each in gradients:
@@ -81,11 +84,12 @@ def test_what_is_no_convolution_is_adams_and_without_decay():
     torch.testing.assert_close(flat[WEIGHTS:], plain.data)
 
 
-def test_the_bases_stay_orthogonal_and_come_to_the_moments_eigenvectors():
+@both
+def test_the_bases_stay_orthogonal_and_come_to_the_moments_eigenvectors(compiled):
     """With the same few gradients over and over the moments settle; the basis then makes them diagonal."""
     gradients = drawn(4)
     flat, gradient = torch.zeros(WEIGHTS + OTHERS), torch.zeros(WEIGHTS + OTHERS)
-    optimizer = soap_of(flat, gradient)
+    optimizer = soap_of(flat, gradient, compiled=compiled)
     for step in range(3000):
         gradient.copy_(gradients[step % 4])
         optimizer.step()
@@ -131,11 +135,59 @@ def test_it_goes_down_a_slanted_valley_that_adam_crawls_along():
     assert ours < 0.1 * loss_after(adam)
 
 
+@both
 @pytest.mark.parametrize("value", [0.0, math.nan])
-def test_no_gradient_and_a_broken_one_are_no_error_of_its_own(value):
+def test_no_gradient_and_a_broken_one_are_no_error_of_its_own(value, compiled):
     """A loss that is no longer finite is the training loop's to report."""
     flat, gradient = torch.ones(WEIGHTS), torch.full((WEIGHTS,), value)
-    optimizer = soap_of(flat, gradient)
+    optimizer = soap_of(flat, gradient, compiled=compiled)
     for _ in range(2 * soap.PRECONDITION_FREQUENCY):
         optimizer.step()
     assert flat.isnan().all() if math.isnan(value) else flat.equal(torch.ones(WEIGHTS))
+
+
+@pytest.mark.parametrize("most", [400, 40, 1])
+def test_the_compiled_step_is_torchs_to_rounding_over_hundreds_of_steps(monkeypatch, most):
+    """Sides of less, just and more than whole vectors and panels of rows; with `most`, some or all without a basis.
+
+    The gradients of one step differ in every direction, as before moments of full rank rounding decides on the bases.
+    """
+    monkeypatch.setattr(soap, "MAX_PRECONDITION_DIM", most)
+    shapes = [(16, 3, 3, 3), (17, 16, 1, 1), (17, 1, 3, 3), (5, 1, 1, 1), (6, 2, 5, 5), (32, 17, 1, 1), (1, 32, 1, 1)]
+    size = sum(math.prod(shape) for shape in shapes) + OTHERS
+    generator = torch.Generator().manual_seed(5)
+    flats, gradients = [torch.ones(size) for _ in range(2)], [torch.zeros(size) for _ in range(2)]
+    plain, fast = (
+        soap_of(*pair, shapes, weight_decay=0.5, compiled=compiled)
+        for *pair, compiled in zip(flats, gradients, (False, True), strict=True)
+    )
+    scale = torch.rand(size, generator=generator)
+    for _ in range(330):
+        drawn = scale * torch.randn(size, generator=generator)
+        for gradient, optimizer in zip(gradients, (plain, fast), strict=True):
+            gradient.copy_(drawn)
+            optimizer.step()
+    torch.testing.assert_close(flats[1], flats[0], rtol=0, atol=1e-3)  # of a way of 0.01 a step
+    assert (flats[0] - 1).abs().mean() > 0.05
+    for one, other in zip(plain.matrices, fast.matrices, strict=True):
+        for moments, others in zip(one.moments, other.moments, strict=True):
+            if moments is not None:
+                torch.testing.assert_close(others, moments, rtol=1e-4, atol=1e-5)
+
+
+def test_the_compiled_step_of_a_network_without_convolutions():
+    flat, gradient = torch.ones(OTHERS), torch.ones(OTHERS)
+    soap_of(flat, gradient, [], compiled=True).step()
+    torch.testing.assert_close(flat, torch.full((OTHERS,), 0.99))
+
+
+def test_the_compiled_step_gives_the_same_bits_every_time():
+    found = []
+    for _ in range(2):
+        flat, gradient = torch.zeros(WEIGHTS + OTHERS), torch.zeros(WEIGHTS + OTHERS)
+        optimizer = soap_of(flat, gradient, compiled=True)
+        for each in drawn(65):
+            gradient.copy_(each)
+            optimizer.step()
+        found.append(flat)
+    assert found[0].equal(found[1])

@@ -37,8 +37,8 @@ def test_each_step_has_the_rate_of_its_progress(training, monkeypatch):
 
     make = loop.make_optimizer
 
-    def make_optimizer(*arguments):
-        optimizer = make(*arguments)
+    def make_optimizer(*arguments, **options):
+        optimizer = make(*arguments, **options)
         step = optimizer.step
         monkeypatch.setattr(optimizer, "step", lambda: optimizers.append(optimizer.param_groups[0]["lr"]) or step())
         return optimizer
@@ -98,13 +98,13 @@ def test_both_backends_take_the_same_way(training):
 
 
 def test_what_a_step_reads_stays_where_it_is(training, monkeypatch):
-    """A CUDA graph reads where it was captured: each batch's images, each epoch's changes and teacher logits."""
+    """A CUDA graph reads where it was captured: each batch's images, each epoch's changes and soft targets."""
     places, contents, run = set(), [], loop.TrainingStep._run
 
     def watched(self, count):
-        read = (self._index, self._draws.maps, self._draws.colours, self._draws.holes, self._logits)
+        read = (self._index, self._draws.maps, self._draws.colours, self._draws.holes, self._targets)
         places.add(tuple(tensor.data_ptr() for tensor in read))
-        contents.append(tuple(float(tensor.float().abs().sum()) for tensor in read))
+        contents.append(tuple(float(tensor.double().square().sum()) for tensor in read))
         return run(self, count)
 
     monkeypatch.setattr(loop.TrainingStep, "_run", watched)
