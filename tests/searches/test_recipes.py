@@ -160,7 +160,7 @@ def test_killed_before_any_write_and_run_again(seed):
         pools.append(Pool())
         return run(pools[-1], impatient(open_study()))
 
-    for write in instants(seed, 4, 60):
+    for write in instants(seed, 4, 24):
         kills += not kill_at(write, go)
     reason = go()
     assert kills >= 2
@@ -177,7 +177,7 @@ def test_killed_before_any_write_and_run_again(seed):
 def test_several_workers_killed_lose_no_seed_and_the_default_stays_the_default(score):
     """Whatever the number of the trial that takes its place: it is not pruned, and all others are compared with it."""
     pools = [Pool(3, score=score), Pool(3, score=score)]
-    assert not kill_at(22, lambda: run(pools[0]))
+    assert not kill_at(12, lambda: run(pools[0]))
     stored = {str(trial.params): trial.user_attrs.get("scores", []) for trial in open_study().refresh().trials()}
     assert any(stored.values())
     assert open_study().refresh().running()

@@ -225,7 +225,7 @@ def test_without_its_password_a_server_refuses_in_one_line(keyed, folder, tmp_pa
         monkeypatch.delenv(name, raising=False)
     code, _, err = toys.nas(*toys.TINY_SEARCH, "--storage", keyed, "--study", "locked", "--quiet")
     assert code == 4
-    assert err.splitlines()[-1].startswith("error: the storage postgresql://keyed@127.0.0.1")
+    assert err.splitlines()[-1].startswith("error: the storage postgresql+psycopg://keyed@127.0.0.1")
     assert "no password supplied" in err
 
 
