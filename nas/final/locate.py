@@ -14,7 +14,7 @@ from nas.export import OnnxNetwork, is_export, load_network, load_trained, read_
 from nas.files import recover_folder
 from nas.final.plan import locate_run
 from nas.model import TrainedNetwork
-from nas.study import OPENINGS, latest_study, studies_dir, study_at, study_folder
+from nas.study import OPENINGS, latest_study, studies_dir, study_at, study_folder, study_names
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,7 +47,8 @@ def locate_network(name: str | None) -> Path:
     try:
         return locate_run(name)
     except StorageError as error:
-        base = Path(name) if name is not None and Path(name).is_dir() else study_folder(name or latest_study())
+        folder = name is not None and name not in study_names() and Path(name).is_dir()
+        base = Path(name or "") if folder else study_folder(name or latest_study())
         recover_folder(base / "best")
         if (base / "best" / "reason.json").is_file():
             return base / "best"

@@ -18,7 +18,7 @@ from nas.errors import StorageError, UsageError
 from nas.export import find_run, read_run, read_winner
 from nas.files import short_digest
 from nas.searches import MNIST_TARGET
-from nas.study import StudyStore, studies_dir, study_at, study_folder
+from nas.study import StudyStore, studies_dir, study_at, study_folder, study_names
 from nas.teachers import choose_teacher
 from nas.train import Recipe, teacher_recipe
 
@@ -162,12 +162,12 @@ class FullRunPlan:
 def locate_run(name: str | None) -> Path:
     """Return the full run meant by a folder, a study's name, or a record's cap; the latest of all without one.
 
-    Raise `StorageError` where there is none.
+    A word that names both a study and a folder here, such as that of its images, is the study. Raise `StorageError` where there is none.
     """
     if name is None:
         return find_run(studies_dir())
     name = study_at(name)
-    if os.path.isdir(name):  # noqa: PTH112  pathlib raises for a name that is too long
+    if name not in study_names() and os.path.isdir(name):  # noqa: PTH112  pathlib raises for a name that is too long
         return find_run(Path(name))
     cap = _digits(Path(name).name)
     return studies_dir() / RECORDS / cap if cap in _records() else find_run(study_folder(name))

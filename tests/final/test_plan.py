@@ -165,6 +165,9 @@ def test_a_full_run_is_found_by_its_folder_its_study_its_cap_and_by_nothing(copi
     monkeypatch.chdir(tmp_path)
     for name in (str(copied), f"studies/small/{copied.name}", "studies/small", "small"):
         assert locate_run(name).resolve() == copied
+    (tmp_path / "small").mkdir(exist_ok=True)  # a folder of images, such as a study is named after
+    (studies / "small" / "study.db").touch()
+    assert locate_run("small").resolve() == copied
     for name in ("700", "studies/records/700"):
         assert locate_run(name).resolve() == studies / "records" / "700"
     shutil.copytree(studies / "records" / "700", studies / "records" / "8000")
