@@ -98,7 +98,8 @@ def search(
         bool, typer.Option("--pareto", help="Search the whole front of accuracy against parameters under the cap.")
     ] = False,
     no_published: Annotated[
-        bool, typer.Option("--no-published", help="Leave out the published designs, which come first otherwise.")
+        bool,
+        typer.Option("--no-published", help="Leave out the published and regular designs, which come first otherwise."),
     ] = False,
     brief_epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs of a brief trial (default: 3, more under 6,000 parameters).")
@@ -199,7 +200,8 @@ def _dry_run(
     rng = np.random.default_rng(settings.seed)
     seen: set[str] = set()
     discards = dict.fromkeys(DISCARDS, 0)
-    shown = [("published", space.decode(params)) for _, params in space.published()] if settings.published else []
+    designs = [("published", space.published()), ("regular", space.regular())] if settings.published else []
+    shown = [(origin, space.decode(params)) for origin, found in designs for _, params in found]
     for _ in range(10):
         share = space.random_share(rng) if settings.pareto else None
         proposal = space.propose(lambda _, share=share: space.random(rng, share), seen)  # type: ignore[misc]

@@ -39,13 +39,15 @@ class BriefTrials:
         self.prune = Pruner(settings)
         self.exhausted: str | None = None  # why no new schedule can be found
 
-    def enqueue_published(self) -> None:
-        """Enqueue the published designs that fit and that the study does not hold yet."""
+    def enqueue_designs(self) -> None:
+        """Enqueue the published designs that fit and regular ones, where the study does not hold them yet."""
         seen = self.store.refresh().seen()
-        for name, params in self.space.published():
+        designs = [("published", design) for design in self.space.published()]
+        designs += [("regular", design) for design in self.space.regular()]
+        for origin, (name, params) in designs:
             architecture = self.space.decode(params)
             if str(architecture) not in seen:
-                attrs = {**self._counts_of(architecture), "published": name, "generated": 1, "seed": self.settings.seed}
+                attrs = {**self._counts_of(architecture), origin: name, "generated": 1, "seed": self.settings.seed}
                 self.store.enqueue(params, self.space.distributions, attrs)
 
     def next(self) -> tuple[ClaimedTrial, TrainJob, str] | None:

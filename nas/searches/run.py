@@ -83,7 +83,7 @@ class Search:
             )  # fmt: skip
             brief = BriefTrials(store, self.space, settings, logits, self.propose)
             if settings.published:
-                brief.enqueue_published()
+                brief.enqueue_designs()
             self.presence.enter(BriefTrials.name)
             brief_done = loop.run(brief, deadline.share(BRIEF_SHARE))
             if brief.ended_early:

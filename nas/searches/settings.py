@@ -45,7 +45,7 @@ class Settings:
     sampler: SamplerName = "guided"
     pruner: PrunerName = "median"
     published: bool = True
-    """Try the published designs that fit first."""
+    """Try the published designs that fit first, and regular ones where the space is derived."""
     pareto: bool = False
     """Search the front of accuracy against parameters under the cap, not its end alone."""
     timeout: float | None = None

@@ -44,6 +44,12 @@ CHANGES = ("width", "width", "kind", "depth", "option")
 
 SHRINK = 0.9
 
+REGULAR = (("separable", 5, True), ("separable", 3, False), ("conv", 3, False))
+"""The kinds of blocks of regular schedules, with their kernel sizes, and whether they are residual."""
+
+REGULAR_SHARE = 0.97
+"""The share of the budget that they aim at, so that rounded widths stay within it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Moves(Points):
@@ -124,6 +130,37 @@ class Moves(Points):
             filled = params | {name: self._clip(params[name] * factor) for name in params if "width" in name}
             used = None
         return filled
+
+    def regular(self) -> list[tuple[str, Params]]:
+        """Return schedules of one kind of block each, as (name, point): two blocks a stage, widths that fill the caps.
+
+        They are what is drawn by hand on a new task. A space of the MNIST records has published designs instead.
+        """
+        ranges, found = self.ranges, []
+        for kind, kernel, residual in REGULAR if ranges.ties_widths else ():
+            sizes = ranges.kernel_sizes if kind == "separable" else (3,)
+            if kind in ranges.blocks and kernel in sizes and residual in ranges.residual:
+                params = self._regular(kind, kernel, residual)
+                if self.share(params) is not None and (fits := self.shrink(self.fill(params, REGULAR_SHARE))):
+                    found.append((f"regular {kind} {kernel}x{kernel}", fits[0]))
+        return found
+
+    def _regular(self, kind: str, kernel: int, residual: bool) -> Params:
+        """Return the point of the fewest pools, half as wide again from stage to stage."""
+        pools = self.ranges.pools[0]
+        wanted = {"bias": False, "order": "norm-relu", "padded": True, "down": "pool", "kind": kind, "kernel": kernel}
+        params: Params = {}
+        for name, distribution in self.distributions.items():
+            options, value = choices(distribution), wanted.get(name.rstrip("_0123456789"))
+            params[name] = value if value in options else options[0]
+        params |= {name: min(2, choices(self.distributions[name])[-1]) for name in POOLS[:pools]}
+        params |= {"residual": residual, "depth": min(max(2 * pools + 3, self.min_depth), self.slots)}
+        ends = set(accumulate(params[name] for name in POOLS[:pools]))
+        width = 8.0
+        for slot in range(1, self.slots + 1):
+            params[f"width_{slot}"] = self._clip(width)
+            width *= 1.5 if slot in ends else 1.0
+        return params
 
     def widen(self, params: Params, rng: np.random.Generator) -> Params:
         """Return the point without biases, filled to a random share if it uses less than `LEAST_SHARE`."""

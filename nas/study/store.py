@@ -41,7 +41,7 @@ ARTIFACTS = "artifacts"
 AGAIN = "; enqueued again"
 """The end of the reason of an interrupted trial whose point is tried once more."""
 
-CARRIED = ("schedule", "num_params", "macs", "published", "seed", "recipe", "default", "scores", "seconds")
+CARRIED = ("schedule", "num_params", "macs", "published", "regular", "seed", "recipe", "default", "scores", "seconds")
 """Attributes that a trial hands on to the one that takes its place."""
 
 WRITE_SECONDS = 1.0

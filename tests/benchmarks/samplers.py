@@ -199,7 +199,7 @@ def simulate(
     brief = BriefTrials(store, space, settings, {}, arm.propose(space, seed))
     prune = arm.prune() if arm.prune else lambda store, trial: brief.prune(trial, store.table)
     if published:
-        brief.enqueue_published()
+        brief.enqueue_designs()
     scores: dict[str, float] = {}
     trained, events = 0, [(0.0, worker, None) for worker in range(WORKERS)]
     running: dict[int, tuple[ClaimedTrial, str, list[float], float]] = {}

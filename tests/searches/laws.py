@@ -27,7 +27,7 @@ def check_account(store: StudyStore) -> dict[str, int]:
     """Every schedule that was drawn is accounted for."""
     store.refresh()
     counts = store.counts()
-    states = [state.name.lower() for state in TrialState]
+    states = [*(state.name.lower() for state in TrialState), "interrupted"]
     drawn = counts["generated"] + counts["tried again"]
     assert counts["unaccounted"] == drawn - sum(counts[key] for key in (*DISCARDS, *states)) == 0
     assert sum(counts[state] for state in states) == len(store.study.get_trials(deepcopy=False))

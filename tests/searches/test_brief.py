@@ -18,6 +18,7 @@ from nas.designs import PUBLISHED_DESIGNS
 from nas.errors import InfeasibleError, NasError
 from nas.searches import BriefTrials, Search, leaders
 from nas.space import DISCARDS, SearchSpace
+from nas.space_options import SpaceOptions
 from nas.study import Deadline, TrialTable, study_folder
 
 # --- counts and draws -------------------------------------------------------------------------------------------------
@@ -64,6 +65,21 @@ def test_draws_depend_on_seed_and_trial_number_alone():
     toys.run(toys.Pool(1), store=other, trials=5, seed=1)
     assert schedules(whole) == schedules(halves)
     assert not set(schedules(whole)) & set(schedules(other))
+
+
+def test_regular_designs_come_first_in_a_derived_space():
+    """And once: they are not enqueued again by a search that goes on."""
+    space = SearchSpace(
+        budget=Budget(max_params=900, space=SpaceOptions(depth=(4, 6))), input_shape=(1, 16, 16), num_classes=4
+    )
+    training, store = toys.synthetic(), toys.open_study("regular")
+    for count in (2, 5):
+        settings = toys.settings(900, trials=count, finalists=1, finalist_seeds=1)
+        found = Search(store, space, settings, toys.Pool(), lambda *_: None)
+        found.run(training, toys.provenance())
+    names = [name for name, _ in space.regular()]
+    assert [trial.user_attrs.get("regular") for trial in trials(store)] == [*names, None, None]
+    check_account(store)
 
 
 def test_published_designs_come_first_and_the_best_of_them_is_a_finalist():
@@ -203,7 +219,7 @@ def test_time_limit_in_the_brief_trials():
     assert result.cut
     cut = trials(store, TrialState.FAIL)
     assert len(cut) == 2
-    assert all(trial.user_attrs["reason"] == "cut by the time limit" for trial in cut)
+    assert all(trial.user_attrs["reason"] == "cut by the time limit; enqueued again" for trial in cut)
     assert pool.restarts == 1
     assert result.finalists
     assert (result.folder / "weights.safetensors").is_file()

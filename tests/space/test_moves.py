@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from spaces import SHAPES, choices, seeds, space, spaces, uniform
 
 from nas.architecture import Architecture
+from nas.budget import Budget
 from nas.errors import UsageError
+from nas.space import SearchSpace
 from nas.space.moves import LEAST_SHARE
+from nas.space_options import SpaceOptions
 
 
 @given(spaces(), seeds)
@@ -162,3 +165,30 @@ def test_shrinking_ends_where_nothing_is_left_to_shrink():
     params = it.encode(Architecture.parse("6 6 6 M 6 6 G C"))
     assert params is not None
     assert it.shrink(params) is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "cap"),
+    [((3, 32, 32), 11_400), ((3, 32, 32), 100_000), ((1, 28, 28), 60_000), ((3, 96, 96), 50_000), ((3, 16, 16), 1000)],
+)
+def test_regular_schedules_fill_a_derived_space(shape, cap):
+    it = space(cap, input_shape=shape)
+    found = it.regular()
+    assert [name for name, _ in found] == ["regular separable 5x5", "regular separable 3x3", "regular conv 3x3"]
+    for _, params in found:
+        assert params.keys() == it.distributions.keys()
+        assert all(params[name] in choices(distribution) for name, distribution in it.distributions.items())
+        architecture = it.check(params, set())
+        assert isinstance(architecture, Architecture)
+        assert 0.8 * cap < architecture.num_params <= cap
+    assert "+" in str(it.decode(found[0][1]))
+
+
+def test_regular_schedules_are_of_the_kinds_that_a_space_has():
+    assert space().regular() == []  # the published designs are of its kind
+    given = SpaceOptions(blocks=("conv",), residual=(False,))
+    narrow = SearchSpace(budget=Budget(max_params=8000, space=given), input_shape=(3, 32, 32))
+    assert [name for name, _ in narrow.regular()] == ["regular conv 3x3"]
+    assert SearchSpace(budget=Budget(max_params=8000, space=SpaceOptions(blocks=("inverted",)))).regular() == []
+    tight = space(300, input_shape=(3, 32, 32))
+    assert all(tight.decode(params).num_params <= 300 for _, params in tight.regular())
