@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nas.model import TrainedNetwork
 
 MANIFEST = "export.json"
-"""Contents of a folder of exports, and how they were checked; a folder with it may be written over."""
+"""Contents of a folder of exports, and how they were checked; a folder of its files alone may be written over."""
 
 _GRAPHS = ("model.onnx", "model-int8.onnx")
 

@@ -18,7 +18,7 @@ from nas.export.c import CReport, compiled_size, write_c
 from nas.export.c_check import check_c, find_cmsis, find_compiler
 from nas.export.c_cmsis import cmsis_network
 from nas.export.fold import fold
-from nas.export.folder import WEIGHTS, architecture_folder, require_own
+from nas.export.folder import ARCHITECTURE, WEIGHTS, architecture_folder, require_own
 from nas.export.int8 import Int8Comparison, Int8Report, compare_int8, compare_predictions, write_int8
 from nas.export.integer import IntegerNetwork
 from nas.export.load import MANIFEST
@@ -38,7 +38,7 @@ from nas.export.script import (
 from nas.export.source import check_source, source
 from nas.export.target_names import TARGETS
 from nas.export.weights import read_network, write_network
-from nas.files import write_atomic, write_json
+from nas.files import damaged, read_json, write_atomic, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,7 +126,30 @@ def require_targets(
         raise UsageError("--qat trains the int8 network: export to int8 or c as well")
     if options.cmsis_nn:
         find_cmsis()
+    _require_replaceable(Path(folder), targets)
+
+
+def _require_replaceable(folder: Path, targets: Sequence[str]) -> None:
+    """Raise `StorageError` if the folder holds anything but files that an earlier export wrote to the same targets."""
     require_own(folder, MANIFEST)
+    if not (folder / MANIFEST).is_file():
+        return
+    try:
+        before = {name: each["files"] for name, each in read_json(folder / MANIFEST)["targets"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise damaged(folder / MANIFEST, "it does not name the files of its targets") from error
+    if left := [name for name in TARGETS if name in before and name not in targets]:
+        raise StorageError(
+            f"{folder} holds an export to {', '.join(left)} too, which would be deleted: name another folder, or give "
+            "--to all of them"
+        )
+    own = {ARCHITECTURE, "architecture.txt", MANIFEST, *(file for files in before.values() for file in files)}
+    files = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if not path.is_dir())
+    if others := [path.as_posix() for path in files if path.as_posix() not in own and "__pycache__" not in path.parts]:
+        raise StorageError(
+            f"{folder} holds {others[0]}, which no export wrote and which would be deleted: name another folder, or "
+            "move it away"
+        )
 
 
 def export_targets(

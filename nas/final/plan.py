@@ -162,7 +162,8 @@ class FullRunPlan:
 def locate_run(name: str | None) -> Path:
     """Return the full run meant by a folder, a study's name, or a record's cap; the latest of all without one.
 
-    A word that names both a study and a folder here, such as that of its images, is the study. Raise `StorageError` where there is none.
+    A word that names both a study and a folder here, such as that of its images, is the study. Raise `StorageError`
+    where there is none.
     """
     if name is None:
         return find_run(studies_dir())

@@ -174,6 +174,27 @@ def test_a_folder_of_other_files_is_not_deleted(tmp_path):
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
+def test_an_export_replaces_itself_alone(tmp_path):
+    """All targets that are there, and no file that a user has put beside them."""
+    out = tmp_path / "out"
+    export_targets(out, origin(), ["torch", "onnx"])
+    export_targets(out, origin(), ["onnx", "torch", "script"])
+    (out / "__pycache__").mkdir()
+    with pytest.raises(StorageError, match="holds an export to torch, script too, which would be deleted"):
+        export_targets(out, origin(), ["onnx"])
+    (out / "model-seed0.pt").write_text("mine")
+    with pytest.raises(StorageError, match=r"holds model-seed0\.pt, which no export wrote"):
+        export_targets(out, origin(), ["onnx", "torch", "script"])
+    assert (out / "model-seed0.pt").read_text() == "mine"
+    (out / "export.json").write_text('{"targets": 3}')
+    with pytest.raises(StorageError, match="does not name the files"):
+        export_targets(out, origin(), ["onnx", "torch", "script"])
+
+
+def test_all_that_every_target_writes_is_listed(exported):
+    export_targets(exported, origin(), parse_targets("all"))
+
+
 @pytest.mark.parametrize(
     ("text", "targets"),
     [("c, ONNX", ("onnx", "c")), ("all", ("onnx", "torch", "int8", "c", "script")), ("torch,torch", ("torch",))],
