@@ -96,7 +96,8 @@ def test_a_full_run_is_evaluated_and_predicts(searched):
     [
         ({"trials": 0}, "trials is a whole number"), ({"nonsense": 1}, "unknown setting 'nonsense'"),
         ({"teacher": "8 M X"}, "unknown word 'X'"), ({"finalist_epochs": 20_000}, "epochs"),
-        ({"study": "a/b"}, "plain folder name"), ({"dataset": "nonsense"}, "unknown data set"),
+        ({"study": "a/b"}, "plain folder name"),
+        ({"brief_epochs": 0}, "brief_epochs"), ({"dataset": "nonsense"}, "unknown data set"),
         ({"machine": nas.Machine(device="meta")}, "device"), ({"timeout": -1.0}, "time limit"),
     ],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from typing import Annotated
 
 import typer
@@ -40,13 +41,21 @@ def dashboard(
         console.print(
             f"warning: {host} is not loopback: whoever reaches it sees and can change the study", style="yellow"
         )
+    _require_free(host, port)
     console.print(f"{store.name} on http://{host}:{port}/ (Ctrl-C ends it)", markup=False)
+    run_server(store.storage, host=host, port=port, artifact_store=artifact_store(store))
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raise `UsageError` where the server could not listen."""
     try:
-        run_server(store.storage, host=host, port=port, artifact_store=artifact_store(store))
-    except OSError as error:
-        raise UsageError(
-            f"{host}:{port} cannot be listened on ({error.strerror or error}): give another --port or --host"
-        ) from None
+        (family, kind, protocol, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{host}:{port} cannot be listened on ({reason}): give another --port or --host") from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -37,7 +37,10 @@ def bytes_option() -> dict[str, Any]:
     def parse_bytes(text: str) -> int:
         digits = text.strip().lower().removesuffix("ib").removesuffix("b")
         unit = {"k": 1024, "m": 1024**2}.get(digits[-1:], 1)
-        return parse_count(digits if unit == 1 else digits[:-1], "a number of bytes") * unit
+        number = digits if unit == 1 else digits[:-1]
+        if number[-1:].isalpha() or "." in number:
+            raise UsageError(f"a number of bytes is a whole number such as 65536, 64k or 64KiB, not '{text}'")
+        return parse_count(number, "a number of bytes") * unit
 
     return parsed(parse_bytes, "BYTES")
 

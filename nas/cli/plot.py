@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from nas.cli.options import DataDir, Storage, StudyName, one_study
+from nas.errors import UsageError
 
 
 def plot(
@@ -36,6 +37,8 @@ def plot(
     require_name(name)
     path = output or Path(f"{name}.svg")
     require_suffix(path)
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent}: make it, or name another path")
     study = one_study(None, study)
     from nas.report import plot as draw  # imports torch: seconds
 

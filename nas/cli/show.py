@@ -66,6 +66,9 @@ def _show_search(store: StudyStore, table: pd.DataFrame, console: Console, top: 
     from nas.searches import pareto_front
 
     complete = table[table["state"] == "COMPLETE"].sort_values(["loss", "num_params"])
+    if complete.empty:
+        console.print(f"{store.name}: no brief trial is complete yet\n", markup=False)
+        return
     epochs = epochs_text(store.attrs["settings"]["recipe.epochs"])
     denominators = f"validation accuracy in percent, {epochs}, seed as recorded, n = 1"
     console.print(trial_table(complete.head(top), title=f"{store.name}: best trials by loss, {denominators}"))

@@ -275,7 +275,7 @@ def _int8_target(int8: _Int8 | None, origin: ExportSource) -> ExportedTarget:
     if int8.training:
         notes.append(int8.training)
     if found.loss > INT8_LOSS:
-        notes.append(f"warning: it loses {found.loss:.2f} points of accuracy")
+        notes.append(f"warning: it loses {found.loss:.2f} points of accuracy{'' if int8.training else ': try --qat'}")
     figures = {
         "images": found.images, "float_accuracy": found.float_accuracy, "int8_accuracy": found.int8_accuracy,
         "agreement": found.agreement, "calibration_images": int8.report.images,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.data import own_options
-from nas.errors import StorageError
+from nas.errors import StorageError, UsageError
 from nas.export import OnnxNetwork, is_export, load_network, load_trained, read_result, read_winner
 from nas.files import recover_folder
 from nas.final.plan import locate_run
@@ -42,6 +42,8 @@ def locate_network(name: str | None) -> Path:
     full run, else its winner. Raise `StorageError` where there is none.
     """
     name = None if name is None else study_at(name)
+    if name is not None and Path(name).is_file():
+        raise UsageError(f"{name} holds no network to load: give a folder that nas wrote, or an .onnx file of its")
     if name is not None and any((Path(name) / file).is_file() for file in ("result.json", "reason.json")):
         return Path(name)
     try:
@@ -54,7 +56,8 @@ def locate_network(name: str | None) -> Path:
             return base / "best"
         given = f"'{name}'" if name is not None else str(studies_dir())
         raise StorageError(
-            f"no trained network in {given}: name a study, a full run's folder or a record, or run 'nas search' first"
+            f"no trained network in {given}: name a full run's folder, a study or record of {studies_dir()} "
+            "(NAS_STUDIES, else ./studies), or run 'nas search' first"
         ) from error
 
 

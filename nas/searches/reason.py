@@ -140,7 +140,10 @@ def verdict_of(finalists: Sequence[Finalist]) -> str:
     verdict = "the best mean of the finalists that came furthest"
     if even:
         listed = ", ".join(map(str, even))
-        verdict = f"the fewest parameters of a tie: within one standard error of the best mean, as trial {listed}"
+        best = winner.mean >= max(each.mean for each in last)
+        place = "with the best mean, and" if best else "within one standard error of the best mean, as"
+        verdict = f"the fewest parameters of a tie: {place} trial {listed}"
+        verdict += " within one standard error" if best else ""
     if len(winner.scores) == 1:
         verdict += "; with one seed each, which says nothing of chance"
     elif close:

@@ -70,10 +70,13 @@ class Settings:
         """Return the settings for a budget and a data set; `overrides` that are not None replace their defaults.
 
         Besides the fields of `Settings`, `overrides` may hold `teacher`: auto, none, a schedule, or None for the data
-        set's default; `augmentation`: fields of the recipe, such as {"mirror": 0.5}; and the recipe's `class_weights`.
+        set's default; `augmentation`: fields of the recipe, such as {"mirror": 0.5}; the recipe's `class_weights`; and
+        `brief_epochs`, those of a brief trial.
         Raise `UsageError` for a value that breaks a rule, an unknown name included.
         """
         given = {name: value for name, value in overrides.items() if value is not None}
+        if "brief_epochs" in given:
+            budget = dataclasses.replace(budget, brief_epochs=given.pop("brief_epochs"))
         augmentation, class_weights = given.pop("augmentation", None), given.pop("class_weights", 0.0)
         teacher = choose_teacher(given.pop("teacher", None), num_params=budget.most_params or 0, dataset=dataset)
         known = {field.name for field in dataclasses.fields(cls)}

@@ -39,6 +39,8 @@ def test_parts_and_a_verdict_for_every_board(counted):
         (["--board", "pico"], 0),
         (["--board", "STM32F030"], 1),
         (["--max-flash", "64k"], 0),
+        (["--max-flash", "64kk"], 2),
+        (["--max-ram", "1.5k"], 2),
         (["--max-flash", "64KiB", "--max-ram", "4k"], 1),
         (["--max-ram", "1"], 1),
         (["--board", "pico", "--max-params", "7000"], 1),

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 import toys
-from laws import check_laws, trials
+from laws import check_laws, finalist, trials
 from optuna.trial import TrialState
 from safetensors.torch import load_file
 from scipy import stats
@@ -17,6 +17,7 @@ from nas.errors import NasError, StorageError, UsageError
 from nas.files import read_json
 from nas.searches import Finalists, front, pooled_sd, read_reason, similar_size, within_one_standard_error
 from nas.searches.finalists import finalist_weights
+from nas.searches.reason import verdict_of
 from nas.study import study_folder
 from nas.study.ownership import process_token
 
@@ -110,6 +111,14 @@ def test_of_a_tie_the_smallest_wins(gap):
     assert raced[0] == (max(raced) if gap else min(raced))
     assert ("the fewest parameters of a tie" in result.reason.verdict) == (not gap)
     assert (result.folder / "architecture.txt").read_text().strip() == result.finalists[0].schedule
+
+
+def test_of_a_tie_the_verdict_says_who_has_the_best_mean():
+    ahead = [finalist(1, 400, 97.0, 90.0), finalist(2, 500, 80.0, 96.0)]
+    behind = [finalist(1, 400, 80.0, 96.0), finalist(2, 500, 97.0, 90.0)]
+    tie = "the fewest parameters of a tie: "
+    assert verdict_of(ahead) == f"{tie}with the best mean, and trial 2 within one standard error"
+    assert verdict_of(behind) == f"{tie}within one standard error of the best mean, as trial 2"
 
 
 def test_a_winner_is_not_lost_to_later_candidates():
