@@ -8,7 +8,8 @@ from collections import Counter
 
 import pytest
 import toys
-from laws import check_laws, finalist, trials
+from laws import check_laws, trials
+from laws import finalist as made
 from optuna.trial import TrialState
 from safetensors.torch import load_file
 from scipy import stats
@@ -114,8 +115,8 @@ def test_of_a_tie_the_smallest_wins(gap):
 
 
 def test_of_a_tie_the_verdict_says_who_has_the_best_mean():
-    ahead = [finalist(1, 400, 97.0, 90.0), finalist(2, 500, 80.0, 96.0)]
-    behind = [finalist(1, 400, 80.0, 96.0), finalist(2, 500, 97.0, 90.0)]
+    ahead = [made(1, 400, 97.0, 90.0), made(2, 500, 80.0, 96.0)]
+    behind = [made(1, 400, 80.0, 96.0), made(2, 500, 97.0, 90.0)]
     tie = "the fewest parameters of a tie: "
     assert verdict_of(ahead) == f"{tie}with the best mean, and trial 2 within one standard error"
     assert verdict_of(behind) == f"{tie}within one standard error of the best mean, as trial 2"
