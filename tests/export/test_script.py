@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,18 @@ def test_soap_in_the_script_is_the_tools():
         soap.step()
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(other, one, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), [(["--epochs", "0"], "--epochs is 1"), (["--data", "nowhere/at/all"], "by --data")]
+)
+def test_a_script_says_what_it_lacks(arguments, words, tmp_path):
+    (tmp_path / "train.py").write_text(made())
+    (tmp_path / "nowhere").write_text("a file")
+    ran = subprocess.run([sys.executable, "train.py", *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert words in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_no_field_of_a_recipe_is_overlooked(monkeypatch):
