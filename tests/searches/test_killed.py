@@ -81,7 +81,7 @@ def test_killed_before_any_write_and_run_again(seed, writes):
 def test_killed_while_a_waiting_trial_starts_its_owner_is_unknown_and_it_is_taken_over():
     """On a server its start is three writes, of which the first starts it; the owner comes after that."""
     pools = []
-    kill_at(8, lambda: go(pools))
+    kill_at(10, lambda: go(pools))
     store = impatient(toys.open_study())
     for trial in store.refresh() and store.stale({}):
         store.fail_interrupted(trial, "its process ended", again=True)
@@ -144,7 +144,7 @@ def test_an_interruption_fails_what_runs_and_enqueues_it_again():
     with pytest.raises(KeyboardInterrupt):
         toys.run(Interrupting(1), store=store)
     (cut,) = trials(store, TrialState.FAIL)
-    assert cut.user_attrs["reason"] == "interrupted (KeyboardInterrupt)"
+    assert cut.user_attrs["reason"] == "interrupted (KeyboardInterrupt); enqueued again"
     assert store.table.ended == 2
     assert schedules(store, TrialState.WAITING) == [cut.user_attrs["schedule"]]
     toys.run(toys.Pool(1), store=store)
@@ -153,6 +153,6 @@ def test_an_interruption_fails_what_runs_and_enqueues_it_again():
 
 
 def test_a_killed_parent_is_known_to_be_dead():
-    kill_at(8, lambda: go([]))
+    kill_at(10, lambda: go([]))
     (trial, *_) = trials(toys.open_study(), TrialState.RUNNING)
     assert trial.user_attrs["owner"].rpartition("/")[0] == dead_owner().rpartition("/")[0]
