@@ -156,7 +156,9 @@ def read_budget(name: str, **overrides: Any) -> Budget:
         fields = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if path == Path(name):
-            raise UsageError(f"there is no {path}: give the path of a .toml file, or a track such as 8k") from None
+            raise UsageError(
+                f"there is no budget file {path}: give the path of a .toml file, or a track such as 8k"
+            ) from None
         known = ", ".join(sorted((file.stem for file in BUDGETS.glob("*.toml")), key=lambda stem: (len(stem), stem)))
         raise UsageError(f"no budget '{name}': give one of {known}, or the path of a .toml file") from None
     except (OSError, ValueError, RecursionError) as error:  # ValueError: of TOML, UTF-8, a path, or a giant integer

@@ -17,9 +17,9 @@ PANELS = {
     "Search": ("metric", "trials", "timeout", "patience", "pareto", "sampler", "pruner", "no_published",
                "brief_epochs"),
     "Finalists": ("finalists", "finalist_seeds", "finalist_epochs"),
-    "Training": ("epochs", "seeds", "seed", "teacher", "mirror", "augment", "class_weights"),
+    "Training": ("epochs", "seeds", "seed", "teacher", "mirror", "augment", "class_weights", "dropout"),
     "Machine": ("workers", "device", "backend", "cluster", "storage", "artifacts"),
-    "Targets": ("to", "check", "qat", "cmsis_nn"),
+    "Targets": ("to", "check", "qat", "cmsis_nn", "soap"),
     "Output": ("output", "folder", "dry_run", "report", "no_report", "tensorboard", "quiet", "as_json", "as_csv"),
 }  # fmt: skip
 """The options of each panel, in the order of the panels, by their parameters' names; others are in "Options"."""

@@ -40,6 +40,13 @@ def recorded(identity: Mapping[str, Any]) -> dict[str, Any]:
     return {"format": FORMAT, "nas": version("nas"), **identity}
 
 
+def foreign(name: str) -> UsageError:
+    """Return the error of a study that another program made."""
+    return UsageError(
+        f"the study '{name}' was not made by nas, and is left untouched: give another --study or --storage"
+    )
+
+
 def require_same(name: str, known: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     """Raise `UsageError` with all that a study's record differs in from an identity, the caps first."""
     ours = json.loads(json.dumps(recorded(identity)))  # as it comes back from the database

@@ -14,7 +14,7 @@ from typing import Any
 
 from nas.errors import NasError, StorageError, UsageError
 from nas.files import cannot_write, read_json, remove_folder, replace_folder, write_json
-from nas.study.identity import SETTINGS, require_alike, require_same
+from nas.study.identity import SETTINGS, foreign, require_alike, require_same
 from nas.study.ownership import owner_name
 from nas.study.paths import DATABASE, study_folder, study_names
 from nas.study.storage import open_sqlite, rename_in_database, storage_errors
@@ -71,7 +71,11 @@ def trials_to_resume(name: str, url: str | None, identity: Mapping[str, Any]) ->
     store = _existing(name, url)
     if store is None:
         return None
-    known = store.attrs.get(SETTINGS, {})
+    known = store.attrs.get(SETTINGS)
+    if known is None and not store.num_trials:  # another process is making it
+        return 0
+    if not isinstance(known, Mapping):
+        raise foreign(name)
     require_same(name, known, {**identity, "data_hash": known.get("data_hash")})
     return store.num_trials
 

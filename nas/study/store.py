@@ -22,10 +22,10 @@ from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas.errors import StorageError, UsageError
+from nas.errors import StorageError
 from nas.machine import redact_url
 from nas.study.batch import batch
-from nas.study.identity import FORMAT, SETTINGS, recorded, require_same
+from nas.study.identity import FORMAT, SETTINGS, foreign, recorded, require_same
 from nas.study.ownership import Staleness, owner_attrs
 from nas.study.paths import DATABASE, make_folder, studies_dir, study_folder, study_names
 from nas.study.reader import TrialReader
@@ -100,9 +100,7 @@ class StudyStore:
             empty = directions == [StudyDirection.MAXIMIZE] and store.num_trials == 0
             known = store.attrs.get(SETTINGS)
             if not isinstance(known, Mapping) and (known is not None or not empty):
-                raise UsageError(
-                    f"the study '{name}' was not made by nas, and is left untouched: give another --study or --storage"
-                )
+                raise foreign(name)
             if known is None:
                 with batch:
                     for key, value in record.items():
