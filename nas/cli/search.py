@@ -194,7 +194,7 @@ def _dry_run(
         f"augmentation {augmentation_text(recipe)}; full run {settings.full_epochs} epochs\n"
         f"{plural(settings.finalists, 'finalist')} of {plural(settings.finalist_epochs, 'epoch')}, "
         f"{plural(settings.finalist_seeds, 'seed')}, "
-        f"{'all points of the front' if settings.pareto else 'the weaker two fifths dropped after each'}\n"
+        f"{'all points of the front' if settings.pareto else 'the weaker half dropped after each'}\n"
         f"space {space.key}; smallest {space.smallest()[0]:,} parameters{_memory(space.smallest())}"
     )
     rng = np.random.default_rng(settings.seed)

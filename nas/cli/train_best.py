@@ -110,8 +110,8 @@ def train_best(
         machine=machine,
     )  # fmt: skip
     plan = plan.changed(recipe=read, epochs=epochs, seeds=seeds, target=target).with_teacher(teacher)
-    plan = plan.with_augmentation(make_augmentation(mirror, augment), found).weighted(class_weights)
-    plan = plan.with_dropout(dropout)
+    plan = plan.with_augmentation(make_augmentation(mirror, augment), found)
+    plan = plan.with_recipe(class_weights=class_weights, dropout=dropout)
     if not as_json:
         _print_plan(plan, found, machine.device)
     run = train(machine=machine, plan=plan, tensorboard=tensorboard)

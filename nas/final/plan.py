@@ -123,21 +123,13 @@ class FullRunPlan:
         rest = {name: value for name, value in fields.items() if name not in augmentation}
         return dataclasses.replace(self, recipe=Recipe.for_dataset(dataset, augmentation, **rest))
 
-    def weighted(self, class_weights: float | None) -> FullRunPlan:
-        """Return the plan with other class weights; None changes nothing. Raise `UsageError`."""
-        if class_weights is None:
-            return self
-        if self.reference is not None:
-            raise UsageError("--reference names the recipe too: give it without --class-weights")
-        return dataclasses.replace(self, recipe=dataclasses.replace(self.recipe, class_weights=class_weights))
-
-    def with_dropout(self, dropout: float | None) -> FullRunPlan:
-        """Return the plan with another dropout; None changes nothing. Raise `UsageError`."""
-        if dropout is None:
-            return self
-        if self.reference is not None:
-            raise UsageError("--reference names the recipe too: give it without --dropout")
-        return dataclasses.replace(self, recipe=dataclasses.replace(self.recipe, dropout=dropout))
+    def with_recipe(self, **fields: float | None) -> FullRunPlan:
+        """Return the plan with other values of its recipe, by name; None leaves one as it is. Raise `UsageError`."""
+        given: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
+        if given and self.reference is not None:
+            option = next(iter(given)).replace("_", "-")
+            raise UsageError(f"--reference names the recipe too: give it without --{option}")
+        return dataclasses.replace(self, recipe=dataclasses.replace(self.recipe, **given))
 
     def changed(
         self, *, recipe: Recipe | None = None, epochs: int | None = None, seeds: int | None = None,

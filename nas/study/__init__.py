@@ -17,17 +17,16 @@ from nas.study.manage import (
     copy_study,
     delete_study,
     in_use,
-    is_in_use,
     list_studies,
     rename_study,
     require_idle,
     require_resumable,
     trials_to_resume,
 )
-from nas.study.ownership import HEARTBEAT_SECONDS, STALE_SECONDS, is_dead
+from nas.study.ownership import HEARTBEAT_SECONDS, STALE_SECONDS
 from nas.study.paths import OPENINGS, latest_study, make_folder, studies_dir, study_at, study_folder, study_names
 from nas.study.progress import Event, Progress, Stage, View, WorkerLine
-from nas.study.run_state import ENDED, INTERRUPTED, RUN, Presence, Runs, RunState, StageState, read_runs
+from nas.study.run_state import ENDED, INTERRUPTED, Presence, Runs, RunState, StageState, read_runs
 from nas.study.storage import storage_errors
 from nas.study.store import ClaimedTrial, StudyStore
 from nas.study.table import TrialTable, rank
@@ -40,7 +39,6 @@ __all__ = [
     "HEARTBEAT_SECONDS",
     "INTERRUPTED",
     "OPENINGS",
-    "RUN",
     "STALE_SECONDS",
     "ClaimedTrial",
     "Deadline",
@@ -68,8 +66,6 @@ __all__ = [
     "frame",
     "in_use",
     "interruptible",
-    "is_dead",
-    "is_in_use",
     "latest_study",
     "list_studies",
     "load_study",

@@ -61,7 +61,7 @@ def test_a_front_has_a_study_of_its_own():
     assert plain.splitlines()[4:] != front.splitlines()[4:]  # proposals of every size
     assert "\n50 brief trials" in plain
     assert "\n100 brief trials" in front
-    assert "4 finalists of 12 epochs, 3 seeds, the weaker two fifths dropped after each" in plain
+    assert "4 finalists of 12 epochs, 3 seeds, the weaker half dropped after each" in plain
     assert "10 finalists of 12 epochs, 2 seeds, all points of the front" in front
     _, front, _ = toys.nas(*arguments, "--pareto", "--finalists", "3", "--finalist-seeds", "4")
     assert "3 finalists of 12 epochs, 4 seeds, all points of the front" in front

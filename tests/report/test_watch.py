@@ -15,7 +15,8 @@ from rich.console import Console
 
 from nas.errors import StorageError
 from nas.report import Watcher, screen
-from nas.study import RUN, RunState, StudyStore
+from nas.study import RunState, StudyStore
+from nas.study.run_state import RUN
 
 
 def watcher(events, **options):
