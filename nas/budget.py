@@ -157,7 +157,7 @@ def read_budget(name: str, **overrides: Any) -> Budget:
     except FileNotFoundError:
         if path == Path(name):
             raise UsageError(
-                f"there is no budget file {path}: give the path of a .toml file, or a track such as 8k"
+                f"there is no {path}: a budget is the path of a .toml file, or a track such as 8k"
             ) from None
         known = ", ".join(sorted((file.stem for file in BUDGETS.glob("*.toml")), key=lambda stem: (len(stem), stem)))
         raise UsageError(f"no budget '{name}': give one of {known}, or the path of a .toml file") from None

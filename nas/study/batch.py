@@ -44,6 +44,7 @@ batch = Batch()
 class BatchedConnection(sqlite3.Connection):
     """A connection whose commits wait for the end of the batch."""
 
+    read_only = False
     _part = False  # a transaction of Optuna's is under way inside the batch
 
     def begin(self, *, write: bool) -> None:
@@ -88,4 +89,4 @@ def begin(connection: Connection) -> None:
     """
     raw = connection.connection.dbapi_connection
     assert isinstance(raw, BatchedConnection)
-    raw.begin(write=not connection.get_execution_options().get("nas_reading", False))
+    raw.begin(write=not raw.read_only and not connection.get_execution_options().get("nas_reading", False))

@@ -130,14 +130,15 @@ def open_sqlite(path: Path, *, create: bool, read_only: bool = False) -> RDBStor
     if not create:
         _require(path)
 
-    def connect() -> sqlite3.Connection:
+    def connect() -> BatchedConnection:
         connection = sqlite3.connect(path, timeout=LOCK_SECONDS, check_same_thread=False, factory=BatchedConnection)
+        connection.read_only = read_only
         if read_only:  # not mode=ro, which cannot clear up after a writer that was killed
             connection.execute("PRAGMA query_only = ON")
         return connection
 
     engine = {"creator": connect, "poolclass": QueuePool, "pool_use_lifo": True}  # a batch is of one connection
-    return _rdb("sqlite://", engine, create=create, shown=str(path), claims=not read_only)
+    return _rdb("sqlite://", engine, create=create, shown=str(path))
 
 
 def _server(url: URL, *, create: bool) -> BaseStorage:
@@ -161,15 +162,13 @@ def _journal(path: Path, *, create: bool) -> JournalStorage:
         raise StorageError(f"the storage {path} cannot be used ({cause}): give another --storage") from None
 
 
-def _rdb(
-    url: str, engine: dict[str, Any], *, create: bool, shown: str | None = None, claims: bool = True
-) -> RDBStorage:  # fmt: skip
+def _rdb(url: str, engine: dict[str, Any], *, create: bool, shown: str | None = None) -> RDBStorage:
     where = shown or redact_url(url)
     try:
         for attempt in range(20):
             try:
                 opened = RDBStorage(url, engine_kwargs=engine, skip_table_creation=not create)
-                if opened.engine.dialect.name == "sqlite" and claims:
+                if opened.engine.dialect.name == "sqlite":
                     event.listen(opened.engine, "begin", begin)
                 return opened
             except (OperationalError, IntegrityError, sqlalchemy.exc.ProgrammingError) as error:

@@ -10,7 +10,9 @@ import toys
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import get_storage
 from optuna.trial import TrialState, create_trial
+from sqlalchemy import event
 
+from nas.study import StudyStore
 from nas.study.reader import TrialReader
 from nas.study.storage import open_storage
 
@@ -119,3 +121,22 @@ def test_reading_waits_for_no_writer(folder):
     with store._backend.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE studies SET study_name = study_name")
         assert len(other._reader.read()) == 2
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_all_queries_of_a_reading_are_one_transaction_that_takes_no_writers_lock(folder, read_only):
+    """Else a trial that ends between two of them is read as finished, and without its last attributes."""
+    toys.run(toys.Pool(1), store=(store := toys.open_study()), trials=2)
+    reading = StudyStore.open("toy", read_only=read_only)
+    seen = []
+
+    def note(connection, *_):
+        raw = connection.connection.dbapi_connection
+        seen.append(raw.in_transaction)
+        if len(seen) == 1:
+            store.set_attr("written", "meanwhile")  # would wait for a minute
+
+    event.listen(reading._backend.engine, "before_cursor_execute", note)
+    assert len(reading.refresh().complete) == 2
+    assert len(seen) > 5
+    assert all(seen)
