@@ -89,15 +89,19 @@ class Dropout(nn.Dropout):
     def __init__(self, p: float, seed: int) -> None:
         super().__init__(p)
         self.seed = seed
-        self._generator: torch.Generator | None = None  # made at the first draw: a module with one cannot be copied
+        self._generator: torch.Generator | None = None  # made when needed: a module with one cannot be copied
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return input
-        if self._generator is None:
-            self._generator = torch.Generator(input.device).manual_seed(self.seed)
-        drawn = torch.rand(input.shape, generator=self._generator, device=input.device)
+        drawn = torch.rand(input.shape, generator=self.generator(input.device), device=input.device)
         return input * (drawn >= self.p) / (1 - self.p)
+
+    def generator(self, device: torch.device) -> torch.Generator:
+        """Return the generator that it draws from on a device."""
+        if self._generator is None:
+            self._generator = torch.Generator(device).manual_seed(self.seed)
+        return self._generator
 
 
 def build(architecture: Architecture, *, seed: int | None = None, dropout: float = 0.0) -> nn.Sequential:

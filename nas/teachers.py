@@ -194,7 +194,7 @@ class TeacherCache:
         jobs = [
             TrainJob(
                 key="teacher", architecture=architecture, recipe=recipe, seed=TEACHER_SEED, fold=group[0],
-                held_out_folds=group[1:], evaluate_on_train=scored_on_train,
+                held_out_folds=group[1:], evaluate_on_train=scored_on_train, checkpoint=_checkpoint(home),
             )
             for group, home in homes.items()
             if not (home / "teacher.json").is_file()
@@ -210,6 +210,7 @@ class TeacherCache:
                 held_out_folds=() if scored_on_train else group,
             )  # fmt: skip
             write_json(homes[group] / "teacher.json", dataclasses.asdict(record))
+            _checkpoint(homes[group]).unlink(missing_ok=True)
 
     def _compute(self, recipe: Recipe, epochs_by_fold: Mapping[int, int], paths: Mapping[int, Path]) -> None:
         """Write the logits that are not cached yet, a path for each fold, with the seconds that they took."""
@@ -234,6 +235,10 @@ class TeacherCache:
         part = [self.training.dataset.name, self.training.hash, len(self.training.train), held_out]
         key = json.dumps([str(architecture), recipe.identity, *part])
         return self.folder / f"{architecture.num_params}-{short_digest(key)}"
+
+
+def _checkpoint(home: Path) -> Path:
+    return home / "weights.part.safetensors"
 
 
 def _read(path: Path) -> TeacherLogits:

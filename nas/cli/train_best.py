@@ -93,7 +93,7 @@ def train_best(
     """Train the winner of a study on the whole training set and measure it on the test split, epoch by epoch.
 
     Nothing is chosen by what the test split shows; every opening of it is recorded. Finished seeds are stored, and not
-    trained twice.
+    trained twice; one that is killed goes on after its last epoch.
     """
     if recipe is not None and reference is not None:
         raise UsageError("--reference names the recipe too: give it without --recipe")

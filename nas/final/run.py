@@ -69,8 +69,8 @@ def full_run(
 ) -> FullRun:  # fmt: skip
     """Train every seed of the plan that is not stored yet, and write the run's folder.
 
-    `pool` must score on `test`. A seed is stored as soon as it ends, so that an interrupted run loses at most the seeds
-    under way. Raise `NasError` when a seed fails, `StorageError` where a stored seed is damaged.
+    `pool` must score on `test`. A seed is stored as soon as it ends, and its state after each epoch, so that a run that
+    is killed loses at most an epoch. Raise `NasError` when a seed fails, `StorageError` where a stored seed is damaged.
     """
     folder = plan.folder(training)
     stored = StoredSeeds(folder.with_name(folder.name + ".seeds"))
@@ -79,7 +79,7 @@ def full_run(
     jobs = [
         TrainJob(
             key=seed, architecture=plan.architecture, recipe=plan.recipe, seed=seed,
-            teacher_logits=None if teacher is None else teacher.path,
+            teacher_logits=None if teacher is None else teacher.path, checkpoint=stored.checkpoint(seed),
         )
         for seed in plan.seeds
         if seed not in results
@@ -168,6 +168,7 @@ class StoredSeeds:
         result = SeedResult(seed=seed, epochs=run.epochs, seconds=run.seconds, backend=run.backend)
         write_weights(self._weights(seed), run.state_dict)
         write_json(self._json(seed), dataclasses.asdict(result))
+        self.checkpoint(seed).unlink(missing_ok=True)
         return result
 
     def read(self, seed: int) -> SeedResult | None:
@@ -182,6 +183,10 @@ class StoredSeeds:
 
     def weights(self, seed: int) -> Mapping[str, Tensor]:
         return read_weights(self._weights(seed))
+
+    def checkpoint(self, seed: int) -> Path:
+        """Return the file of a seed that is under way."""
+        return self.folder / f"seed{seed}.part.safetensors"
 
     def _json(self, seed: int) -> Path:
         return self.folder / f"seed{seed}.json"

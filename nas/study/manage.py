@@ -88,16 +88,16 @@ def require_resumable(name: str, url: str | None, part: Mapping[str, Any]) -> No
 
 
 def _existing(name: str, url: str | None) -> StudyStore | None:
-    """Open a study for reading; return None where there is none."""
+    """Open a study for reading; return None where there is none, or its database cannot be read.
+
+    One of a search that was killed while it was made has no tables yet, or no study. The search completes it, or tells
+    what is wrong with it.
+    """
     if url is None and not (study_folder(name) / DATABASE).is_file():
         return None
-    try:
-        store = StudyStore.open(name, url, read_only=True)
-    except StorageError:
-        if url is None:
-            raise
-        return None
-    return store
+    with contextlib.suppress(StorageError):
+        return StudyStore.open(name, url, read_only=True)
+    return None
 
 
 def list_studies() -> list[StudyInfo]:

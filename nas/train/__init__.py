@@ -17,11 +17,12 @@ from nas.train.distill import (
 )
 from nas.train.evaluate import Scores, balanced_accuracy, correct_mask, evaluate, recalibrate_bn
 from nas.train.graph import Graph
-from nas.train.loop import Diverged, Epoch, Metric, Run, train
+from nas.train.loop import Diverged, train
 from nas.train.optim import ema_decay, learning_rate, peak_lr
 from nas.train.population import Padding, Population, padding_of, train_population
 from nas.train.population_step import Member
 from nas.train.recipe import AFFINE, AUGMENTATION, TEACHER, Recipe, augmentation_text, random_draws
+from nas.train.results import Epoch, Metric, Run
 
 __all__ = [
     "AFFINE",

@@ -6,9 +6,9 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,16 +16,15 @@ from torch import Tensor
 from nas.architecture import Architecture
 from nas.data import Draws, Split, TrainingData
 from nas.errors import NasError
-from nas.model import build
+from nas.model import Dropout, build
 from nas.train.backends import Backend, BackendNetwork, backend_network, cpu_math_mode, memory_errors, require_dropout
+from nas.train.checkpoint import Checkpoint
 from nas.train.distill import check_logits, shared_draws, soft_targets
-from nas.train.evaluate import balanced_accuracy, batch_bounds, recalibrate_bn, score
+from nas.train.evaluate import batch_bounds, recalibrate_bn, score
 from nas.train.graph import Graph
 from nas.train.optim import ema_decay, flatten, learning_rate, make_optimizer, peak_lr
 from nas.train.recipe import Recipe, draw_order, random_draws
-
-Metric = Literal["accuracy", "balanced-accuracy"]
-"""The score by which networks are compared; the balanced one is the mean of the classes' recalls."""
+from nas.train.results import Epoch, Run
 
 
 class Diverged(NasError):
@@ -35,54 +34,6 @@ class Diverged(NasError):
 def diverged(loss: float, epoch: int, recipe: Recipe) -> Diverged:
     """Return the error of a loss that is no longer finite in an epoch, counted from 1."""
     return Diverged(f"the loss is {loss} in epoch {epoch}: lower peak_lr ({recipe.peak_lr}) or drop this network")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """Scores of one epoch: `loss` and `correct`, of `count` evaluation images, are those of the averaged weights."""
-
-    number: int
-    train_loss: float  # mean over the augmented batches, by the weights as they moved
-    train_accuracy: float  # percent, likewise
-    loss: float
-    correct: int
-    count: int
-    seconds: float
-    balanced_loss: float | None = None  # mean over the classes of their mean loss
-    recalls: tuple[float | None, ...] = ()  # percent of each class's images; None where it has none
-
-    @property
-    def accuracy(self) -> float:
-        """Percent of the evaluation images."""
-        return 100 * self.correct / self.count
-
-    @property
-    def balanced_accuracy(self) -> float:
-        """Mean recall of the classes, percent."""
-        return balanced_accuracy(self.recalls)
-
-    def by(self, metric: Metric) -> tuple[float, float]:
-        """Return the accuracy in percent and the loss that belong to a metric."""
-        if metric == "accuracy":
-            return self.accuracy, self.loss
-        assert self.balanced_loss is not None
-        return self.balanced_accuracy, self.balanced_loss
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A finished training: its epochs, the averaged weights, and the backend it ran on."""
-
-    epochs: tuple[Epoch, ...]
-    state_dict: dict[str, Tensor]
-    backend: str
-    seconds: float
-    stopped: bool = False
-
-    def last(self, epochs: int, metric: Metric = "accuracy") -> float:
-        """Mean accuracy in percent over the last `epochs` epochs."""
-        tail = self.epochs[-epochs:]
-        return sum(epoch.by(metric)[0] for epoch in tail) / len(tail)
 
 
 @memory_errors()
@@ -99,15 +50,18 @@ def train(
     backend: Backend = "auto",
     on_epoch: Callable[[Epoch], bool | None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    checkpoint: Path | None = None,
 ) -> Run:
     """Train `architecture` on `training.train` and score it on `evaluation` after every epoch.
 
     `teacher_logits` (epochs, N, num_classes), from `compute_teacher_logits` for each epoch, come with a recipe that
     names a teacher; all students then share the random changes of each epoch, whatever their seed. `on_epoch` may
-    return True to stop there; `on_step` gets the number of each step and their total. Same seed, device and versions,
-    and on plain torch the same thread count: the same bits on a CPU. Raises `Diverged` when the loss is no longer
-    finite, `OutOfMemory` when the network does not fit, and `UsageError` for a teacher without logits, or logits
-    without one.
+    return True to stop there; `on_step` gets the number of each step and their total. Each epoch's state goes to the
+    file `checkpoint`, from which this training goes on where it was killed; `on_epoch` then gets the earlier epochs
+    again. Same seed, device and versions, and on plain torch the same thread count: the same bits on a CPU. Raises
+    `Diverged` when the loss is no longer finite, `OutOfMemory` when the network does not fit, `UsageError` for a
+    teacher without logits, or logits without one, and `StorageError` for a checkpoint that is damaged or cannot be
+    written.
     """
     began = time.perf_counter()
     split, peak = training.train, peak_lr(recipe, architecture.num_params)
@@ -123,11 +77,23 @@ def train(
     step = TrainingStep(network, training, recipe, teacher_logits, device)
     generator = torch.Generator(device).manual_seed(seed)
     batches = batch_bounds(len(split), recipe.batch_size)
-    steps, number = len(batches) * recipe.epochs, 0
+    steps = len(batches) * recipe.epochs
     if compiled:
         torch.set_num_threads(1)  # SOAP's matrices are too small for more, which would only wait for each other
-    epochs: list[Epoch] = []
-    stopped = False
+    file: Checkpoint | None = None
+    if checkpoint is not None:
+        counters = {name: each for name, each in averaged.named_buffers() if not each.is_floating_point()}
+        state = {"moving": moving, "average": average, **counters, **optimizer.state_tensors()}
+        dropouts = [each.generator(moving.device) for each in model.modules() if isinstance(each, Dropout)]
+        named = {
+            "schedule": str(architecture), "recipe": recipe.identity, "seed": seed, "backend": backend_name,
+            "images": [len(split), len(evaluation)], "torch": torch.__version__,
+        }  # fmt: skip
+        file = Checkpoint(checkpoint, named, state, [generator, *dropouts])
+    epochs: list[Epoch] = [] if file is None else list(file.restore())
+    number, earlier = len(epochs) * len(batches), sum(epoch.seconds for epoch in epochs)
+    optimizer.resume(number)
+    stopped = on_epoch is not None and any(on_epoch(epoch) for epoch in epochs) and len(epochs) < recipe.epochs
     while len(epochs) < recipe.epochs and not stopped:
         epoch_began = time.perf_counter()
         order = draw_order(split, recipe, generator)
@@ -154,12 +120,14 @@ def train(
                 count=len(evaluation), seconds=time.perf_counter() - epoch_began, **vars(scores),
             )
         )  # fmt: skip
+        if file is not None:
+            file.write(epochs)
         stopped = bool(on_epoch is not None and on_epoch(epochs[-1])) and len(epochs) < recipe.epochs
     return Run(
         epochs=tuple(epochs),
         state_dict={name: value.detach().cpu().clone() for name, value in averaged.state_dict().items()},
         backend=backend_name,
-        seconds=time.perf_counter() - began,
+        seconds=earlier + time.perf_counter() - began,
         stopped=stopped,
     )
 

@@ -17,10 +17,10 @@ import torch
 from nas.errors import NasError
 from nas.train.backends import OutOfMemory, cpu_math_mode, memory_errors
 from nas.train.distill import check_logits
-from nas.train.loop import Epoch, Run
 from nas.train.population_data import Stream
 from nas.train.population_step import Member, Pack
 from nas.train.recipe import AUGMENTATION
+from nas.train.results import Epoch, Run
 
 BACKEND = "population"
 """The backend of such a run, in its record."""

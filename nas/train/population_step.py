@@ -18,12 +18,13 @@ from nas.data import Split, TrainingData
 from nas.model import build
 from nas.train.evaluate import RECALIBRATION_BATCH, batch_bounds, class_sums, recalibration_index, scores_of
 from nas.train.graph import Graph
-from nas.train.loop import Diverged, Epoch, diverged
+from nas.train.loop import Diverged, diverged
 from nas.train.optim import ema_decay, flatten, learning_rate, peak_lr
 from nas.train.population_data import Feed, Source, Stream, TrainingFeed
 from nas.train.population_network import FusedNetwork, plan_of, weight_shapes
 from nas.train.population_soap import CORRECTION, EMA, RATE, SHRINK, PopulationSoap, SoapPart, SoapState
 from nas.train.recipe import Recipe
+from nas.train.results import Epoch
 from nas.train.soap import BETA, PRECONDITION_FREQUENCY
 
 EVALUATION_BATCH = 128

@@ -74,6 +74,22 @@ class Soap(torch.optim.Optimizer):
         if self.steps % PRECONDITION_FREQUENCY == 0:
             self._basis_graph(self._update_bases)
 
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Return what its steps change besides `flat`, by name: to be changed in place, before `resume`."""
+        found = {"mean": self.mean, "square": self.square}
+        for number, matrix in enumerate(self.matrices):
+            for side in (0, 1):
+                moments, basis = matrix.moments[side], matrix.bases[side]
+                if moments is not None and basis is not None:
+                    found |= {f"moments {number} {side}": moments, f"basis {number} {side}": basis}
+        return found
+
+    def resume(self, steps: int) -> None:
+        """Go on after so many steps, with the `state_tensors` of then."""
+        self.steps = steps
+        if self._compiled is not None:
+            self._compiled.copy_bases()
+
     def _update(self, correction: float | Tensor, rate: float | Tensor, shrink: float | Tensor) -> None:
         """Move `flat` by the gradient; `correction` is the averages' bias, `shrink` the factor of weight decay."""
         self.projected.copy_(self.gradient)

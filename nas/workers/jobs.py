@@ -30,6 +30,9 @@ class TrainJob:
     """Score on training images: the pool may score on the test split, which a teacher must not see."""
     teacher_logits: Path | Tensor | None = None
     """Logits (epochs, N, num_classes) of the recipe's teacher, or their file, which a worker maps into its memory."""
+    checkpoint: Path | None = None
+    """A file of the training's state, from which it goes on when it was killed; of this machine, and used where workers
+    are processes of it that train one network each."""
 
     @property
     def title(self) -> str:

@@ -300,6 +300,8 @@ class RayPool:
         """Begin a job, and return the call of its first report."""
         logits = None
         content = dataclasses.replace(job, key=None)
+        if isinstance(content, TrainJob):
+            content = dataclasses.replace(content, checkpoint=None)  # a file of this machine
         if isinstance(content, TrainJob) and isinstance(content.teacher_logits, Path):
             try:
                 logits = self._logits(content.teacher_logits)

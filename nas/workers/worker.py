@@ -130,6 +130,7 @@ def _train(job: TrainJob, setting: Setting, owner: Owner) -> Run:
         job.architecture, setting.training, setting.evaluation, job.recipe, seed=job.seed,
         teacher_logits=None if job.teacher_logits is None else read_logits(job.teacher_logits),
         device=setting.device, backend=setting.backend, on_epoch=on_epoch, on_step=on_step,
+        checkpoint=job.checkpoint,
     )  # fmt: skip
 
 

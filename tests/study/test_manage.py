@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import killing
 import pytest
@@ -20,7 +22,9 @@ from nas.study import (
     list_studies,
     load_study,
     rename_study,
+    require_resumable,
     study_names,
+    trials_to_resume,
 )
 from nas.study.identity import SETTINGS
 
@@ -226,3 +230,22 @@ def test_a_foreign_study_of_another_name_stays_as_it_is(made):
     optuna.create_study(study_name="theirs", storage=f"sqlite:///{made / 'c' / 'study.db'}")
     assert SETTINGS in toys.open_study("c").attrs
     assert names_in("c") == ["c", "theirs"]
+
+
+@pytest.mark.parametrize("tables", [0, 1, 5, 13])
+def test_a_search_completes_a_study_that_was_killed_while_it_was_made(folder, tables):
+    """Its file is empty, or has some of its tables, or all of them and no study."""
+    store = toys.open_study("whole")
+    (folder / "half").mkdir()
+    with (
+        closing(sqlite3.connect(folder / "half" / "study.db")) as half,
+        closing(sqlite3.connect(folder / "whole" / "study.db")) as whole,
+    ):
+        for (statement,) in whole.execute("select sql from sqlite_master where type = 'table'").fetchall()[
+            : tables or 0
+        ]:
+            half.execute(statement)
+    identity = {"max_params": 500}
+    assert trials_to_resume("half", None, identity) is None
+    require_resumable("half", None, identity)
+    assert len(store.refresh()) == len(toys.open_study("half").refresh()) == 0
