@@ -16,6 +16,7 @@ import os
 import reprlib
 import secrets
 import shutil
+import stat
 import time
 import types
 import typing
@@ -35,6 +36,7 @@ __all__ = [
     "recover_folder",
     "remove_folder",
     "replace_folder",
+    "require_place",
     "short_digest",
     "write_atomic",
     "write_json",
@@ -68,6 +70,34 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         with contextlib.suppress(OSError):
             new.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def require_place(path: Path, *, folder: bool = False) -> None:
+    """Raise `StorageError` unless a file, or a `folder` with its parents, can be made at `path`. For use before work.
+
+    A folder is made and removed beside it: permissions alone tell too little.
+    """
+    try:
+        mode = _mode(path)
+        if mode is not None and stat.S_ISDIR(mode) != folder:
+            code = errno.ENOTDIR if folder else errno.EISDIR
+            raise OSError(code, os.strerror(code))
+        new = _temporary(Path(os.path.realpath(path)) if folder else Path(path))
+        parent = new.parent
+        while folder and _mode(parent) is None:
+            parent = parent.parent
+        (parent / new.name).mkdir()
+        (parent / new.name).rmdir()
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _mode(path: Path) -> int | None:
+    """The mode of what is at a path; None where nothing is."""
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
 
 
 def read_text(path: Path) -> str:

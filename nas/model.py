@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nas.architecture import Architecture, Layer
-from nas.data import FolderOptions, Normalization
+from nas.data import FolderOptions, Normalization, as_images
 from nas.errors import UsageError
 
 PREDICTION_BATCH = 512
@@ -53,14 +53,9 @@ class TrainedNetwork:
     def predict(self, images: Tensor | NDArray[Any]) -> Tensor:
         """Return the probabilities (N, num_classes) of images (N, C, H, W), uint8 or floating on 0..1, on their device.
 
-        Raises `UsageError` for images of another shape or type.
+        Raises `UsageError` for images of another shape, type or range.
         """
-        images = torch.as_tensor(images)  # a NumPy array is as good
-        if tuple(images.shape[1:]) != self.architecture.input_shape:
-            wanted = ", ".join(map(str, self.architecture.input_shape))
-            raise UsageError(f"'{self.architecture}' takes images (N, {wanted}), not {tuple(images.shape)}")
-        if images.dtype != torch.uint8 and not images.is_floating_point():
-            raise UsageError(f"images are uint8, or floating-point on 0..1, not {images.dtype}")
+        images = as_images(images, self.architecture.input_shape)
         module = self.module().to(images.device)
         batches = torch.split(images, PREDICTION_BATCH)  # so that the activations of many images need not fit in memory
         return torch.cat([module(self.normalization.apply(batch)).softmax(1) for batch in batches])

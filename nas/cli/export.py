@@ -56,13 +56,14 @@ def export(
     dependencies, int8 and float32, with a self-test. script: trains the network from scratch in plain torch.
     """
     from nas.errors import UsageError
+    from nas.export import parse_targets
+    from nas.files import require_place
 
     if folder is None:
         raise UsageError("name the folder to write with -o DIR")
     network = one_study(network, named)
-    from nas.export import parse_targets
-
     parse_targets(to)  # before torch is imported: seconds
+    require_place(folder, folder=True)
     from nas.export import ExportOptions
     from nas.library import export_network
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import json
 import os
 import sys
@@ -15,7 +16,7 @@ import typer
 from nas.cli.options import AsJson, StudyName, one_study
 
 if TYPE_CHECKING:
-    from nas.final import Prediction, PredictionBatch, UnreadFile
+    from nas.final import Prediction, PredictionBatch
 
 UNREAD = 1
 
@@ -47,38 +48,62 @@ def predict(
 
     Files are made ready as the network's training images were: any size, shape and format that Pillow reads, colour,
     16 bits, transparency and EXIF turns included. Guesses are noted: inverted, and centred where digits are cut out as
-    in MNIST. A file that cannot be read gets a line on standard error, the others go on, and the exit code is 1.
+    in MNIST; and so is a blank image. A file that cannot be read gets a line on standard error, the others go on, and
+    the exit code is 1.
+
+    A network always answers with one of its classes. Its probability is no measure for images of another kind, such as
+    noise or things that it has no class for.
     """
     from nas.errors import UsageError
+    from nas.files import require_place
 
     if as_csv and as_json:
         raise UsageError("--csv and --json exclude each other")
     network = one_study(network, named)
-    if all(path != "-" and not os.path.lexists(path) for path in images):  # before torch is imported: seconds
-        raise UsageError(f"there is no {images[0]}: name image files or folders that are there, or -")
+    if picture is not None:  # all of this before torch is imported: seconds
+        require_place(picture)
+    unread = [{"file": path, "reason": reason} for path in images if path != "-" and (reason := _missing(path))]
+    there = [path for path in images if path not in {each["file"] for each in unread}]
+    if not there:
+        reason = "" if unread[0]["reason"] == os.strerror(errno.ENOENT) else f" ({unread[0]['reason']})"
+        raise UsageError(f"there is no {images[0]}{reason}: name image files or folders that are there, or -")
+    _print_unread(unread)
     from nas.final import GRID_IMAGES, find_predictor, predict_files, write_grid
 
     found, dataset = find_predictor(network)
     shown: list[Prediction] = []
     pixels: list[Any] = []
-    unread: list[UnreadFile] = []
     printer = _Printer("csv" if as_csv else "json" if as_json else "text")
-    for batch in predict_files(found, images, dataset=dataset, polarity=polarity):
+    for batch in predict_files(found, there, dataset=dataset, polarity=polarity):
         printer.print(batch)
-        for file in batch.unread:
-            print(f"error: {file.file}: {file.reason}", file=sys.stderr)
-        unread += batch.unread
+        failed = [dataclasses.asdict(file) for file in batch.unread]
+        _print_unread(failed)
+        unread += failed
         if picture is not None and len(shown) < GRID_IMAGES:
             shown += batch.predictions
             pixels += batch.pixels
     if as_json:
-        fields = {"predictions": printer.rows, "unread": [dataclasses.asdict(file) for file in unread]}
+        fields = {"predictions": printer.rows, "unread": unread}
         print(json.dumps({"schedule": str(found.architecture), **fields}, indent=1))
     if picture is not None:
         count = write_grid(picture, shown, pixels)
         print(f"{count} images in {picture}", file=sys.stderr)
     if unread:
         raise typer.Exit(UNREAD)
+
+
+def _missing(path: str) -> str:
+    """Why there is nothing at a path; an empty text where something is."""
+    try:
+        os.stat(path)  # noqa: PTH116  pathlib takes an empty name for the current folder
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _print_unread(files: list[dict[str, str]]) -> None:
+    for each in files:
+        print(f"error: {each['file']}: {each['reason']}", file=sys.stderr, flush=True)
 
 
 class _Printer:
@@ -96,7 +121,7 @@ class _Printer:
         for each in batch.predictions:
             if self.form == "csv":
                 second = (each.runner_up, f"{each.runner_up_probability:.6f}")
-                self.csv.writerow((each.file, each.label, f"{each.probability:.6f}", *second, " ".join(each.notes)))
+                self.csv.writerow((each.file, each.label, f"{each.probability:.6f}", *second, "; ".join(each.notes)))
             elif self.form == "json":
                 self.rows.append(_fields(each))
             else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from nas.data.augmentation import Draws, apply_draws, augment, random_affine, random_colours, random_holes
 from nas.data.catalog import DATASETS, find_dataset
-from nas.data.dataset import Dataset, Normalization, Split, TrainingData
+from nas.data.dataset import Dataset, Normalization, Split, TrainingData, as_images
 from nas.data.folder_options import FolderOptions, ImageProgress
 from nas.data.image_check import ImageCheck, check_images
 from nas.data.loading import data_root, load_training_data, own_source, prepare_dataset
@@ -33,6 +33,7 @@ __all__ = [
     "Split",
     "TrainingData",
     "apply_draws",
+    "as_images",
     "augment",
     "check_images",
     "data_root",

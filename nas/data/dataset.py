@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.budget import FULL_EPOCHS
-from nas.errors import DataError
+from nas.errors import DataError, UsageError
 
 SplitName = Literal["train", "test"]
 
@@ -71,6 +72,31 @@ class Normalization:
         for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
             images[:, channel].sub_(mean).div_(std)
         return images
+
+
+ROUNDING = 1e-3
+"""Distance from 0..1 that a floating image may have: the rounding of whoever resized it."""
+
+
+def as_images(images: Tensor | NDArray[Any], shape: tuple[int, ...]) -> Tensor:
+    """Return images as a tensor (N, *shape), uint8 or floating on 0..1. Raise `UsageError` for any others."""
+    images = torch.as_tensor(images)
+    if tuple(images.shape[1:]) != tuple(shape):
+        wanted = ", ".join(map(str, shape))
+        raise UsageError(f"the network takes images (N, {wanted}), not {tuple(images.shape)}: bring them to that shape")
+    if images.dtype == torch.uint8:
+        return images
+    if not images.is_floating_point():
+        raise UsageError(
+            f"images are uint8, or floating-point on 0..1, not {images.dtype}: give levels of 0 to 255 as uint8"
+        )
+    if images.numel():
+        low, high = (float(end) for end in images.aminmax())
+        if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # NaN too
+            raise UsageError(
+                f"floating-point images are on 0..1, not {low:g} to {high:g}: divide levels of 0 to 255 by 255"
+            )
+    return images
 
 
 def unit_scale(images: Tensor) -> Tensor:

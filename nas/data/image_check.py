@@ -19,6 +19,7 @@ from nas.data.manifest import Entry, across
 from nas.data.own_images import Examination, empty_folders, examine, list_warnings
 from nas.data.own_sets import OwnSet, load_split, store_own_set
 from nas.data.pictures import Pixels
+from nas.data.splits import VALIDATION_SHARE, class_quotas, held_out_size
 
 BITS_APART = 3
 """Bits of 64 in which the hashes of near duplicates differ at the most."""
@@ -41,7 +42,7 @@ class ImageCheck:
     name: str
     source: str
     counts: Mapping[str, Mapping[str, int]]
-    """Images by class and split."""
+    """Images by class and split, as a search has them."""
     widths: tuple[int, int, int]
     """Least, median and largest, in pixels."""
     heights: tuple[int, int, int]
@@ -69,8 +70,10 @@ class ImageCheck:
     input_shape: tuple[int, ...]
     num_train: int
     num_validation: int
-    """Images of a split of its own for validation; 0 where a sixth of the training images is drawn."""
+    """Images that each training of a search holds out; a full run learns from them too."""
     num_test: int
+    has_validation: bool
+    """False: the images for validation are drawn from those for training, for each training."""
     has_test: bool
     """False: the test images are drawn from all, once."""
     warnings: tuple[str, ...]
@@ -98,6 +101,11 @@ def check_images(
     counts = {label: dict.fromkeys(("train", "validation", "test"), 0) for label in record.classes}
     for entry in found.entries:
         counts[entry.label][entry.part] += 1
+    labels, held_out = torch.from_numpy(found.tensors.labels["train"]), record.num_validation
+    if not held_out:
+        held_out = held_out_size(len(labels), VALIDATION_SHARE, len(record.classes))
+        for label, quota in zip(counts, class_quotas(labels, held_out, len(counts)).tolist(), strict=True):
+            counts[label] |= {"train": counts[label]["train"] - quota, "validation": quota}
     totals = [sum(row.values()) for row in counts.values()]
     return ImageCheck(
         name=record.name, source=record.source, counts=counts,
@@ -112,8 +120,8 @@ def check_images(
         leaks=tuple((first.name, second.name) for first, second in across(found.entries)),
         near_leaks=tuple(pair for pair in near if part_of[pair[0]] != part_of[pair[1]]),
         imbalance=max(totals) / max(1, min(totals)), similar_classes=_similar(record.classes), options=record.options,
-        input_shape=record.input_shape, num_train=record.num_train - record.num_validation,
-        num_validation=record.num_validation, num_test=record.num_test,
+        input_shape=record.input_shape, num_train=record.num_train - held_out,
+        num_validation=held_out, num_test=record.num_test, has_validation=record.num_validation > 0,
         has_test=found.has_test,
         warnings=tuple(list_warnings(found, options)), problems=tuple(found.problems),
     )  # fmt: skip

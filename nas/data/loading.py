@@ -22,7 +22,7 @@ from nas.data.mnist_5k import INSTALL, Mnist5k
 from nas.data.own_images import OwnReader, prepare_own
 from nas.data.own_sets import OwnSet, find_own_set
 from nas.data.readers import reader_of
-from nas.data.splits import sha256, stratified_split
+from nas.data.splits import VALIDATION_SHARE, held_out_size, sha256, stratified_split
 from nas.data.torchvision_sets import PREFIX, fetch_torchvision, torchvision_path
 from nas.errors import DataError, UsageError
 
@@ -135,13 +135,13 @@ def load_training_data(
     dataset: Dataset,
     *,
     data_dir: Path | None,
-    validation: int | float | None = 1 / 6,
+    validation: int | float | None = VALIDATION_SHARE,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> TrainingData:
     """Load the training set as tensors on `device`, without reading or needing the test files. Never download.
 
-    `validation` is a number of images, or a share when below 1 (1/6: 10,000 of MNIST's 60,000), drawn class
+    `validation` is a number of images, or a share when below 1, drawn class
     by class from `seed`; None leaves the whole training set in `train`. Own images with a folder for validation have
     just those, whatever the number.
 
@@ -160,9 +160,7 @@ def load_training_data(
             Split(whole.images[part].clone(), whole.labels[part].clone()) for part in (slice(first), slice(first, None))
         )
     elif validation is not None:
-        size = round(validation * len(whole)) if validation < 1 else int(validation)
-        if own is not None:
-            size = max(size, dataset.num_classes)
+        size = held_out_size(len(whole), validation, 0 if own is None else dataset.num_classes)
         train, held_out = stratified_split(whole, size, dataset.num_classes, torch.Generator().manual_seed(seed))
     return TrainingData(
         dataset=dataset,

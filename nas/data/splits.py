@@ -22,10 +22,29 @@ def imbalanced_counts(labels: Tensor, num_classes: int) -> tuple[int, ...] | Non
     return tuple(counts) if max(counts) > IMBALANCE * min(counts) else None
 
 
-def stratified_split(split: Split, size: int, num_classes: int, generator: torch.Generator) -> tuple[Split, Split]:
-    """Return (the rest, `size` images), each class in proportion and both in the order of `split`.
+VALIDATION_SHARE = 1 / 6
+"""Share of the training images that is drawn for validation: 10,000 of MNIST's 60,000."""
+
+
+def held_out_size(images: int, validation: int | float, least: int = 0) -> int:
+    """Return how many of so many images are drawn for `validation`: a number of them, or a share when below 1."""
+    return max(least, round(validation * images) if validation < 1 else int(validation))
+
+
+def class_quotas(labels: Tensor, size: int, num_classes: int) -> Tensor:
+    """Return how many images of each class (num_classes,) are among `size`, drawn in proportion.
 
     A class gets its exact share of `size` rounded down; the largest remainders get the images left over.
+    """
+    shares = torch.bincount(labels, minlength=num_classes) * size
+    quotas = shares // len(labels)
+    quotas[(shares % len(labels)).argsort(descending=True, stable=True)[: size - int(quotas.sum())]] += 1
+    return quotas
+
+
+def stratified_split(split: Split, size: int, num_classes: int, generator: torch.Generator) -> tuple[Split, Split]:
+    """Return (the rest, `size` images), each class in proportion (`class_quotas`) and both in the order of `split`.
+
     Raise `UsageError` for a size that leaves fewer images than classes on either side.
     """
     if not num_classes <= size <= len(split) - num_classes:
@@ -33,11 +52,8 @@ def stratified_split(split: Split, size: int, num_classes: int, generator: torch
             f"a split of {size} images from {len(split)}: give {num_classes} to {len(split) - num_classes}, "
             f"an image per class on either side"
         )
-    shares = torch.bincount(split.labels, minlength=num_classes) * size
-    quotas = shares // len(split)
-    quotas[(shares % len(split)).argsort(descending=True, stable=True)[: size - int(quotas.sum())]] += 1
     chosen = torch.zeros(len(split), dtype=torch.bool)
-    for label, quota in enumerate(quotas.tolist()):
+    for label, quota in enumerate(class_quotas(split.labels, size, num_classes).tolist()):
         members = (split.labels == label).nonzero().flatten()
         chosen[members[torch.randperm(len(members), generator=generator)[:quota]]] = True
     rest = ~chosen

@@ -129,7 +129,7 @@ def check_int8(content: bytes, integer: IntegerNetwork, images: Tensor) -> None:
     different = 0
     for start in range(0, len(images), _CHUNK):
         chunk = images[start : start + _CHUNK]
-        logits = session.run(["logits"], {"image": chunk.numpy()})[0]
+        logits = session.run(["logits"], {"images": chunk.numpy()})[0]
         wanted = integer.run(chunk).numpy().astype(np.float32) * integer.logit_scale
         different += int((logits != wanted).any(1).sum())
     if different:
@@ -140,7 +140,7 @@ def check_int8(content: bytes, integer: IntegerNetwork, images: Tensor) -> None:
 
 
 def int8_model(integer: IntegerNetwork, *, batch: int | None = None, preparation: FolderOptions | None = None) -> Any:
-    """Return the `onnx.ModelProto`: "image" uint8 (N, C, H, W), levels 0 to 255 -> "logits" float32 (N, num_classes).
+    """Return the `onnx.ModelProto`: "images" uint8 (N, C, H, W), levels 0 to 255 -> "logits" float32 (N, num_classes).
 
     `batch`: the number of images N; free where None. `preparation` goes into its metadata.
     """
@@ -148,7 +148,7 @@ def int8_model(integer: IntegerNetwork, *, batch: int | None = None, preparation
     from onnx import TensorProto, helper
 
     graph = _Graph()
-    names = ["image"]  # of the input of each operation
+    names = ["images"]  # of the input of each operation
     for index, operation in enumerate(integer.operations):
         graph.prefix = f"{index}"
         names.append(graph.add(operation, names))
@@ -157,7 +157,7 @@ def int8_model(integer: IntegerNetwork, *, batch: int | None = None, preparation
         helper.make_graph(
             graph.nodes,
             "nas",
-            [helper.make_tensor_value_info("image", TensorProto.UINT8, [size, *integer.input_shape])],
+            [helper.make_tensor_value_info("images", TensorProto.UINT8, [size, *integer.input_shape])],
             [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [size, len(integer.classes)])],
             graph.constants,
         ),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.architecture import Architecture
-from nas.errors import StorageError, UsageError
+from nas.errors import StorageError
 from nas.export.onnx import BYTES, NORMALISED, ON_UNIT_SCALE, open_session, run_graph
 from nas.export.weights import read_preparation
 from nas.files import from_json
@@ -38,19 +38,15 @@ class OnnxNetwork:
     def predict(self, images: Tensor | NDArray[Any]) -> Tensor:
         """Return the probabilities (N, num_classes) of images (N, C, H, W), uint8 or floating on 0..1.
 
-        A graph of bytes takes the nearest level of a floating one. Raises `UsageError` for images of another shape or
-        type.
+        A graph of bytes takes the nearest level of a floating one. Raises `UsageError` for images of another shape,
+        type or range.
         """
         import torch
 
-        images = torch.as_tensor(images)  # a NumPy array is as good
+        from nas.data import as_images
+
+        images = as_images(images, self.architecture.input_shape)
         whole = images.dtype == torch.uint8
-        if tuple(images.shape[1:]) != self.architecture.input_shape or not (whole or images.is_floating_point()):
-            wanted = ", ".join(map(str, self.architecture.input_shape))
-            raise UsageError(
-                f"{self.path} takes images (N, {wanted}), uint8 or floating on 0..1, not {images.dtype} "
-                f"{tuple(images.shape)}"
-            )
         if self.scaling == NORMALISED:
             assert self.normalization is not None
             images = self.normalization.apply(images)

@@ -34,7 +34,7 @@ _TEXT = '''\
 {num_params:,} parameters. `Net` takes images ({shape}), uint8 or floats on 0..1, and normalises them itself; `build()`
 is the same network for images that are normalised already. Both give logits (N, {num_classes}).{preparation}
 
-    net = load("weights.safetensors")
+    net = load()
     labels = [net.classes[index] for index in net(images).argmax(1)]
 """
 
@@ -63,18 +63,26 @@ class Net(nn.Module):
     def forward(self, images):
         if images.dtype == torch.uint8:
             images = images / 255
+        elif not images.is_floating_point():
+            raise TypeError(f"images are uint8, or floats on 0..1, not {{images.dtype}}: give 0 to 255 as uint8")
+        elif images.numel() and not torch.compiler.is_compiling():  # a graph has no exceptions
+            low, high = (float(end) for end in images.aminmax())
+            if not (low > -0.001 and high < 1.001):  # resizing may have rounded
+                raise ValueError(f"floats are on 0..1, not {{low:g}} to {{high:g}}: divide levels of 0 to 255 by 255")
         return self.network((images - self.mean) / self.std)
 
 
-def load(path="weights.safetensors"):
-    """A `Net` in evaluation mode with the weights of a safetensors file (pip install safetensors).
+def load(path=None):
+    """A `Net` in evaluation mode, with weights.safetensors beside this file, or another (pip install safetensors).
 
     A state dict that `torch.save` wrote goes in as `Net().network.load_state_dict(torch.load(path))`.
     """
+    from pathlib import Path
+
     from safetensors.torch import load_file
 
     net = Net()
-    net.network.load_state_dict(load_file(path))
+    net.network.load_state_dict(load_file(path or Path(__file__).with_name("weights.safetensors")))
     return net.eval()
 '''
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.data import own_files
 from nas.errors import StorageError, UsageError
 from nas.export.c import CReport, compiled_size, write_c
 from nas.export.c_check import check_c, find_cmsis, find_compiler
@@ -28,22 +27,23 @@ from nas.export.qat import EPOCHS, train_quantized
 from nas.export.quantize import quantize
 from nas.export.script import (
     LIST_FILE,
-    MEASURED,
     SCRIPT_FILE,
     check_pictures,
     check_script,
-    script_problem,
+    result_note,
+    script,
+    script_files,
     write_script,
 )
 from nas.export.source import check_source, source
 from nas.export.target_names import TARGETS
 from nas.export.weights import read_network, write_network
-from nas.files import damaged, read_json, write_atomic, write_json
+from nas.files import damaged, read_json, require_place, write_atomic, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nas.data import Split
+    from nas.data import OwnFiles, Split
     from nas.model import TrainedNetwork
 
 CALIBRATION_IMAGES = 1000
@@ -77,6 +77,8 @@ class ExportSource:
     """The images that a choice is made on; those of `images` where None."""
     trained_on: bool = False
     """True if the network was trained on these images: its accuracy on them then says nothing."""
+    own: OwnFiles | None = None
+    """The files of own images, as `require_targets` found them; looked for where None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,16 +110,17 @@ _PLAIN = ExportOptions()
 
 def require_targets(
     targets: Sequence[str], dataset: str, recipe: Mapping[str, Any], folder: Path,
-    options: ExportOptions = _PLAIN,
-) -> None:  # fmt: skip
-    """Raise `UsageError` for a target that cannot be made of the network, `StorageError` for a folder of other files.
+    options: ExportOptions = _PLAIN, own: OwnFiles | None = None,
+) -> OwnFiles | None:  # fmt: skip
+    """Return the files of own images that a script reads, if there is to be one; of `own`, where it is known.
 
-    For use before any image is loaded; sizes that an exporter refuses are found when it runs, and leave no trace.
+    Raise `UsageError` for a target that cannot be made of the network, `StorageError` for a folder of other files. For
+    use before any image is loaded; sizes that an exporter refuses are found when it runs, and leave no trace.
     """
     if unknown := [name for name in targets if name not in TARGETS]:
         raise UsageError(f"no export target '{unknown[0]}': choose among {', '.join(TARGETS)}")
-    if "script" in targets and (problem := script_problem(dataset, recipe)):
-        raise UsageError(f"cannot export to script: {problem}")
+    if "script" in targets and own is None:
+        own = script_files(dataset, recipe)
     if options.cmsis_nn and "c" not in targets:
         raise UsageError("--cmsis-nn is C code: export to c as well")
     if options.soap and "script" not in targets:
@@ -127,10 +130,12 @@ def require_targets(
     if options.cmsis_nn:
         find_cmsis()
     _require_replaceable(Path(folder), targets)
+    return own
 
 
 def _require_replaceable(folder: Path, targets: Sequence[str]) -> None:
     """Raise `StorageError` if the folder holds anything but files that an earlier export wrote to the same targets."""
+    require_place(folder, folder=True)
     require_own(folder, MANIFEST)
     if not (folder / MANIFEST).is_file():
         return
@@ -162,7 +167,8 @@ def export_targets(
     `UsageError` and `StorageError` as `require_targets` does, and where an exporter cannot take the network or a file
     does not pass its check; `folder` is then as it was. `on_target` is called with the name of each as it begins.
     """
-    require_targets(targets, origin.dataset, origin.recipe, folder, options)
+    own = require_targets(targets, origin.dataset, origin.recipe, folder, options, origin.own)
+    origin = dataclasses.replace(origin, own=own)
     network, images = origin.network, origin.images.images
     logits = compute_logits(network, images)
     with _refused_in_one_line(), architecture_folder(folder, network.architecture, mark=MANIFEST) as new:
@@ -351,13 +357,14 @@ def _size_note(name: str, report: CReport, measured: Mapping[str, Mapping[str, i
 
 
 def _script(folder: Path, origin: ExportSource, logits: Tensor, options: ExportOptions) -> ExportedTarget:
-    files = write_script(folder, origin.network, origin.dataset, origin.recipe, soap=options.soap)
+    given, own = (origin.network, origin.dataset, origin.recipe), origin.own
+    files = write_script(folder, script(*given, own, soap=options.soap), own)
     check_script(folder / SCRIPT_FILE, origin.network, origin.images.images, logits)
-    note = "trains from scratch with SOAP and no teacher"
-    if not options.soap:
-        note = f"trains from scratch with AdamW and no teacher; measured for {MEASURED}"
-    notes = [note]
-    if (own := own_files(origin.dataset)) is not None:
+    optimizer = "SOAP" if options.soap else "AdamW"
+    notes = [
+        f"trains from scratch with {optimizer} and no teacher; its result: {result_note(*given, soap=options.soap)}"
+    ]
+    if own is not None:
         check_pictures(folder / SCRIPT_FILE, own)
         notes.append(f"reads the files of {LIST_FILE} from {own.source}, pixel for pixel as the tool does")
     return ExportedTarget(name="script", files=files, difference=None, notes=tuple(notes))

@@ -22,6 +22,9 @@ Pixels = NDArray[np.uint8]
 MAX_PIXELS = 100_000_000
 """A larger image is refused: opening it would take gigabytes."""
 
+BLANK = "blank: all pixels alike"
+BLANK_INSIDE = "blank for the network: all its pixels alike"
+
 _INK = 0.25
 """Share of the contrast above which a pixel of a drawing belongs to it."""
 _DRAWN = 20 / 28
@@ -49,7 +52,8 @@ class Picture:
     pixels: Pixels
     """(C, H, W)."""
     notes: tuple[str, ...]
-    """The changes beyond size and colour: inverted, centred."""
+    """The changes beyond size and colour, inverted and centred; `BLANK` where the file's image has one colour, or
+    `BLANK_INSIDE` where the network's has."""
 
 
 def image_files(path: Path) -> Iterator[Path]:
@@ -91,11 +95,12 @@ def read_picture(source: Path | bytes, fit: Fit, polarity: Polarity = "auto") ->
 
 def _as_own(image: Image.Image, options: FolderOptions, polarity: Polarity) -> Picture:
     made = square(image, options)
+    blank = _one_colour(image)  # after `square`, which reads large files at a fraction of their size
     if polarity == "invert":
         made = ImageOps.invert(made)
     levels = np.asarray(made)
     pixels = levels[None] if levels.ndim == 2 else levels.transpose(2, 0, 1)
-    return Picture(pixels=np.ascontiguousarray(pixels), notes=("inverted",) if polarity == "invert" else ())
+    return _picture(pixels, ["inverted"] if polarity == "invert" else [], blank)
 
 
 def _plain(image: Image.Image, channels: int) -> Image.Image:
@@ -124,7 +129,7 @@ def _eight_bits(levels: NDArray[np.float64]) -> Image.Image:
 
 def _fitted(image: Image.Image, fit: Fit, polarity: Polarity) -> Picture:
     channels, height, width = fit.input_shape
-    notes = []
+    notes, blank = [], _one_colour(image)
     ground = _border(np.asarray(image))
     light = fit.light_on_dark and float(ground.mean()) > _MIDDLE
     if polarity == "invert" or (polarity == "auto" and light):
@@ -140,7 +145,19 @@ def _fitted(image: Image.Image, fit: Fit, polarity: Polarity) -> Picture:
             image = ImageOps.pad(image, (width, height), Image.Resampling.BOX if _shrinks(image, width, height)
                                  else Image.Resampling.BICUBIC, color=colour)  # fmt: skip
     pixels = np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)
+    return _picture(pixels, notes, blank)
+
+
+def _picture(pixels: Pixels, notes: list[str], blank: bool) -> Picture:
+    if blank or (pixels == pixels[:, :1, :1]).all():
+        notes = [*notes, BLANK if blank else BLANK_INSIDE]
     return Picture(pixels=np.ascontiguousarray(pixels), notes=tuple(notes))
+
+
+def _one_colour(image: Image.Image) -> bool:
+    """True where every band of an image has one level."""
+    extrema: Any = image.getextrema()
+    return all(low == high for low, high in (extrema if isinstance(extrema[0], tuple) else (extrema,)))
 
 
 def _shrinks(image: Image.Image, width: int, height: int) -> bool:

@@ -35,7 +35,7 @@ class Prediction:
     """The second class; empty where there is but one."""
     runner_up_probability: float
     notes: tuple[str, ...]
-    """The guesses made of the file: inverted, centred."""
+    """The guesses made of the file, inverted and centred; and that there is nothing to see in it, blank."""
 
 
 @dataclass(frozen=True, kw_only=True)

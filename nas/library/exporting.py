@@ -72,7 +72,7 @@ def export_network(
         bring_winner(str(source), storage)
     found = find_network(None if source is None else str(source))
     options = options or ExportOptions()
-    require_targets(targets, found.dataset, found.recipe, folder, options)
+    own = require_targets(targets, found.dataset, found.recipe, folder, options)
     if on_target is not None:
         on_target("images")
     dataset = ready_dataset(found.dataset, machine)
@@ -90,7 +90,7 @@ def export_network(
         images = open_test(dataset, data_dir=machine.data_dir, log=found.openings, purpose=purpose)
     origin = ExportSource(
         network=network, dataset=found.dataset, recipe=found.recipe, calibration=training.train.images, images=images,
-        split=check, validation=training.validation, trained_on=found.whole and check == "validation",
+        split=check, validation=training.validation, trained_on=found.whole and check == "validation", own=own,
     )  # fmt: skip
     made = export_targets(folder, origin, targets, on_target=on_target, options=options)
     return Exported(

@@ -118,13 +118,12 @@ def _print_names(console: Console, title: str, names: Sequence[str]) -> None:
 def _print_plan(console: Console, check: ImageCheck) -> None:
     channels, height, width = check.input_shape
     fit = "cropped" if check.options["crop"] else "with bars"
-    validation = (
-        f"{check.num_validation:,} for validation" if check.num_validation else "a sixth of them for validation, drawn"
-    )
+    held_out = "" if check.has_validation else ", drawn from those of each class"
     drawn = "" if check.has_test else ", drawn class by class once and written down"
     console.print(
         f"\na search would use {width}x{height} pixels, {'grey' if channels == 1 else 'colour'}, {fit}: "
-        f"{check.num_train:,} images to train ({validation}), {check.num_test:,} to test{drawn}",
+        f"{check.num_train:,} images to train and {check.num_validation:,} for validation{held_out} (a full run learns "
+        f"from both), {check.num_test:,} to test{drawn}",
         markup=False, soft_wrap=True,
     )  # fmt: skip
     for line in check.warnings:

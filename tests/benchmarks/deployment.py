@@ -57,7 +57,7 @@ def float_graph(folded: FoldedNetwork, batch: int | str) -> bytes:
         constants.append(numpy_helper.from_array(np.asarray(value), f"c{len(constants)}"))
         return f"c{len(constants) - 1}"
 
-    x = "image"
+    x = "images"
     for operation in folded.operations:
         match operation:
             case FloatConvolution():
@@ -81,7 +81,7 @@ def float_graph(folded: FoldedNetwork, batch: int | str) -> bytes:
     nodes[-1].output[0] = "logits"
     shape = [batch, *folded.input_shape]
     graph = helper.make_graph(
-        nodes, "float", [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
+        nodes, "float", [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, len(folded.classes)])], constants,
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
@@ -99,7 +99,7 @@ def plain_int8(folded: FoldedNetwork, images: Tensor, folder: Path) -> Path:
 
         def get_next(self) -> dict[str, Any] | None:
             part = next(self.parts, None)
-            return None if part is None else {"image": part.numpy()}
+            return None if part is None else {"images": part.numpy()}
 
     (folder / "float.onnx").write_bytes(float_graph(folded, "batch"))
     quantize_static(
@@ -181,7 +181,7 @@ def measure(cap: int, arguments: argparse.Namespace, folder: Path) -> None:
     integer: IntegerNetwork = report.network
     check_int8((folder / INT8_FILE).read_bytes(), integer, images)
     compared = compare_int8(network, integer, images, labels)
-    plain = session(plain_int8(fold(network), calibration, folder)).run(None, {"image": images.float().numpy()})[0]
+    plain = session(plain_int8(fold(network), calibration, folder)).run(None, {"images": images.float().numpy()})[0]
     wanted = torch.cat([folded.run(part) for part in images.split(500)]).numpy()
     print(f"\n### {cap}: `{network.architecture}`, {network.architecture.num_params:,} parameters\n")
     print(f"calibrated, written and checked in {seconds:.1f} s on {len(calibration)} images\n")
@@ -222,7 +222,7 @@ def measure(cap: int, arguments: argparse.Namespace, folder: Path) -> None:
         ("onnxruntime float", float_graph(folded, 1), floats),
     ):
         runtime = session(model)
-        times[name] = milliseconds(lambda n, r=runtime, s=source: r.run(None, {"image": s[n]}), arguments.repeats)
+        times[name] = milliseconds(lambda n, r=runtime, s=source: r.run(None, {"images": s[n]}), arguments.repeats)
     module, normalized = network.module(), network.normalization.apply(images[:1000])[:, None]
     with torch.no_grad():
         times["torch, eager"] = milliseconds(lambda number: module(normalized[number]), arguments.repeats)

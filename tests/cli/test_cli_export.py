@@ -9,6 +9,10 @@ import pytest
 import toys
 from tiny_run import TINY, write_tiny_run
 
+import nas
+from nas.errors import StorageError
+from nas.library import exporting
+
 
 @pytest.fixture
 def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -56,6 +60,30 @@ def test_what_cannot_be_is_refused_in_one_line(studies, tmp_path, arguments, cod
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "new").exists()
     assert not (studies / "mine" / "test-openings.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "place", ["file", "file/out", "file/more/out", "loop/out", "n" * 300, "n" * 250, "new/" + "n" * 300]
+)
+def test_a_folder_that_cannot_be_is_refused_before_anything_is_loaded(place, studies, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with monkeypatch.context() as patch:
+        patch.setattr("nas.library.export_network", lambda *args, **options: pytest.fail("a network is loaded"))
+        code, out, err = toys.nas("export", "mine", "--to", "onnx", "-o", str(tmp_path / place))
+    assert (code, out) == (4, "")
+    assert err.startswith(f"error: cannot write {tmp_path / place}: ")
+    assert err.count("\n") == 1
+    monkeypatch.setattr(exporting, "ready_dataset", lambda *args: pytest.fail("images are loaded"))
+    with pytest.raises(StorageError, match="cannot write"):
+        nas.export_network("mine", to="onnx", folder=tmp_path / place)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "loop", "studies"]
+
+
+def test_missing_parents_of_a_folder_are_made(studies, tmp_path):
+    code, _, err = toys.nas("export", "mine", "--to", "onnx", "-o", str(tmp_path / "new" / "out"), "-q")
+    assert code == 0, err
+    assert (tmp_path / "new" / "out" / "export.json").is_file()
 
 
 def test_a_folder_is_named(studies):

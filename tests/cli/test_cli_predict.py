@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
 import toys
 from PIL import Image
 from tiny_run import STRIPES, write_tiny_run
+
+from nas import cli
+from nas.final import find_predictor
 
 
 @pytest.fixture
@@ -20,7 +25,9 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "my images"
     folder.mkdir()
     for name, level in (("a.png", 10), ("b.png", 240)):
-        Image.new("L", (40, 40), level).save(folder / name)
+        image = Image.new("L", (40, 40), level)
+        image.putpixel((20, 20), 120)
+        image.resize((16, 16)).save(folder / name)
     return folder
 
 
@@ -48,15 +55,83 @@ def test_csv_and_json_hold_the_same(images):
     assert rows[1]["notes"] == "inverted"
 
 
+def test_a_blank_image_is_noted_in_every_form(images):
+    for path in images.iterdir():
+        path.unlink()
+    Image.new("L", (40, 40), 240).save(images / "a.png")
+    note = "blank: all pixels alike"
+    code, out, err = toys.nas("predict", str(images))
+    assert (code, err) == (0, "")
+    assert out.endswith(f"(inverted, {note})\n")
+    (row,) = csv.DictReader(io.StringIO(toys.nas("predict", str(images), "--csv")[1]))
+    assert row["notes"] == f"inverted; {note}"
+    assert json.loads(toys.nas("predict", str(images), "--json")[1])["predictions"][0]["notes"] == ["inverted", note]
+
+
+def test_help_says_what_a_probability_is_not():
+    code, out, _ = toys.nas("predict", "--help")
+    assert code == 0
+    assert "no measure for images of another kind" in " ".join(out.split())
+
+
 def test_a_bad_file_has_a_line_and_the_others_go_on(images):
     (images / "c.png").write_text("no image")
     code, out, err = toys.nas("predict", str(images), "nowhere.png")
     assert code == 1
     assert len(out.splitlines()) == 2
     assert err.splitlines() == [
-        f"error: {images / 'c.png'}: it is no image that Pillow reads",
         "error: nowhere.png: No such file or directory",
+        f"error: {images / 'c.png'}: it is no image that Pillow reads",
     ]
+
+
+@pytest.fixture
+def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network can be loaded."""
+    monkeypatch.setattr("nas.final.find_predictor", lambda name: pytest.fail("a network is loaded"))
+    monkeypatch.setattr("nas.library.export_network", lambda *args, **options: pytest.fail("a network is loaded"))
+
+
+def test_missing_files_are_named_before_anything_is_loaded(images, monkeypatch, capfd):
+    loop = images / "loop.png"
+    loop.symlink_to(loop)
+    paths = ["nowhere.png", str(images / "a.png"), str(loop), str(images / "a.png" / "b.png"), "n" * 300, ""]
+    named: list[str] = []
+
+    def load(name):
+        named.extend(capfd.readouterr().err.splitlines())
+        return find_predictor(name)
+
+    monkeypatch.setattr("nas.final.find_predictor", load)
+    with pytest.raises(SystemExit) as left:
+        cli.main(["predict", "--json", *paths])
+    assert left.value.code == 1
+    fields = json.loads(capfd.readouterr().out)
+    assert [each["file"] for each in fields["predictions"]] == [paths[1]]
+    assert fields["unread"] == [
+        {"file": path, "reason": os.strerror(code)}
+        for path, code in zip(
+            [paths[0], *paths[2:]],
+            (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENOENT), strict=True,
+        )
+    ]  # fmt: skip
+    assert named == [f"error: {each['file']}: {each['reason']}" for each in fields["unread"]]
+
+
+def test_nothing_but_missing_files_is_a_wrong_use(images, unloaded):
+    code, out, err = toys.nas("predict", "nowhere.png", "nor here.png")
+    assert (code, out) == (2, "")
+    assert err == "error: there is no nowhere.png: name image files or folders that are there, or -\n"
+
+
+@pytest.mark.parametrize("place", ["missing/grid.png", "file/grid.png", "folder", "n" * 300 + ".png"])
+def test_a_picture_that_cannot_be_is_refused_before_anything_is_loaded(place, images, unloaded, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    code, out, err = toys.nas("predict", str(images), "--picture", str(tmp_path / place))
+    assert (code, out) == (4, "")
+    assert err.startswith(f"error: cannot write {tmp_path / place}: ")
+    assert err.count("\n") == 1
 
 
 def test_a_picture_is_written(images, tmp_path):

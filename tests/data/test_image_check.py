@@ -11,7 +11,7 @@ from glyphs import glyph, write_glyphs, write_splits
 from PIL import Image, ImageEnhance
 
 from nas import cli
-from nas.data import check_images
+from nas.data import check_images, load_training_data, prepare_dataset
 from nas.data.image_check import difference_hashes
 
 pytestmark = pytest.mark.usefixtures("image_cache")
@@ -28,14 +28,38 @@ def test_a_check_counts_classes_sizes_and_modes(tmp_path):
     write_glyphs(root, 18, letters="C")
     Image.new("RGB", (90, 10), "red").save(root / "A" / "wide.png")
     check = check_images(root)
-    assert check.counts["A"] == {"train": 6, "validation": 0, "test": 1}
+    assert check.counts["A"] == {"train": 5, "validation": 1, "test": 1}
     assert check.modes == {"L": 30, "RGB": 1}
     assert (check.widths[2], check.heights[0]) == (90, 10)
     assert check.input_shape[0] == 3
     assert check.imbalance == 3
-    assert (check.num_train, check.num_test) == (26, 5)
+    assert (check.num_train, check.num_validation, check.num_test) == (22, 4, 5)
     assert not check.has_test
+    assert not check.has_validation
     assert not check.problems
+
+
+@pytest.mark.parametrize("counts", [{"A": 3, "B": 3}, {"A": 6, "B": 40, "C": 15}, {"A": 25, "B": 25}])
+def test_a_check_tells_what_each_training_holds_out(tmp_path, counts):
+    root = tmp_path / "glyphs"
+    for label, count in counts.items():
+        write_glyphs(root, count, letters=label)
+    check = check_images(root)
+    training = load_training_data(prepare_dataset(str(root), data_dir=None), data_dir=None)
+    for part, images in (("train", training.train), ("validation", training.validation)):
+        assert [row[part] for row in check.counts.values()] == images.labels.bincount(minlength=len(counts)).tolist()
+    assert (check.num_train, check.num_validation) == (len(training.train), len(training.validation))
+
+
+def test_a_check_counts_a_split_for_validation(tmp_path, capfd):
+    root = write_splits(tmp_path / "glyphs", letters="AB", train=8, val=2, test=3)
+    check = check_images(root)
+    assert check.counts == {label: {"train": 8, "validation": 2, "test": 3} for label in "AB"}
+    assert check.has_validation
+    assert run(str(root)) == 0
+    assert (
+        "16 images to train and 4 for validation (a full run learns from both), 6 to test\n" in capfd.readouterr().out
+    )
 
 
 def test_near_duplicates_are_found_and_other_letters_are_none(tmp_path):
@@ -62,7 +86,8 @@ def test_the_command_prints_all_and_what_to_type_next(tmp_path, capfd):
     assert run(str(root)) == 0
     out = capfd.readouterr().out
     assert "雪" in out
-    assert "10 images to train (a sixth of them for validation, drawn), 2 to test" in out
+    assert "8 images to train and 2 for validation, drawn from those of each class (a full run learns from both)" in out
+    assert ", 2 to test, drawn class by class once" in out
     assert f"nas search --dataset '{root}' --max-params 8000" in out
 
 

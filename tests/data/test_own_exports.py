@@ -15,10 +15,10 @@ from PIL import Image
 
 import nas
 from nas.architecture import Architecture
-from nas.data import FolderOptions, load_training_data, own_files, prepare_dataset
-from nas.errors import DataError, StorageError
+from nas.data import FolderOptions, load_training_data, own_files, own_listing, prepare_dataset
+from nas.errors import DataError, StorageError, UsageError
 from nas.export import ExportSource, export_targets, parse_targets
-from nas.export.script import script_problem
+from nas.export.script import script_files
 from nas.final import find_predictor, predict_files
 from nas.model import TrainedNetwork, build
 from nas.train import Recipe
@@ -113,7 +113,17 @@ def test_a_script_reads_the_splits_of_the_tool(tmp_path, image_cache):
     assert names["load"](root, train=False)[1].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     glyph("A", random.Random(1)).save(root / "train" / "A" / "new.png")
     (record,) = (image_cache / "sets").glob("*.json")
-    assert "is not as it was when it was read" in script_problem(record.stem, vars(Recipe()))
+    with pytest.raises(UsageError, match=r"cannot export to script: .* is not as it was when it was read"):
+        script_files(record.stem, vars(Recipe()))
+
+
+def test_the_folder_is_scanned_once_for_a_script(tmp_path, image_cache, monkeypatch):
+    root, scanned = write_glyphs(tmp_path / "letters", 6, letters="AB"), []
+    scan = own_listing.scan_folder
+    monkeypatch.setattr(own_listing, "scan_folder", lambda path: scanned.append(path) or scan(path))
+    prepare_dataset(str(root), data_dir=None, options=FolderOptions(image_size=16))
+    exported(root, tmp_path / "out", FolderOptions(image_size=16), "script")
+    assert len(scanned) == 2  # one of them is this test's own, for the network's preparation
 
 
 def test_arrays_are_no_files_for_a_script(tmp_path, image_cache):
@@ -122,7 +132,8 @@ def test_arrays_are_no_files_for_a_script(tmp_path, image_cache):
     dataset = prepare_dataset(str(tmp_path / "a.npz"), data_dir=None)
     with pytest.raises(DataError, match="save them as a folder for each class"):
         own_files(dataset.name)
-    assert "are arrays in" in script_problem(dataset.name, vars(Recipe()))
+    with pytest.raises(UsageError, match="are arrays in"):
+        script_files(dataset.name, vars(Recipe()))
 
 
 def test_a_preparation_that_is_none_is_refused(tmp_path, image_cache):

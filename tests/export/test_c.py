@@ -198,9 +198,61 @@ def test_the_example_reads_an_image(tmp_path: Path) -> None:
             content = f"{kind}\n{width} {height}\n255\n".encode() + image.permute(1, 2, 0).numpy().tobytes()
             done = subprocess.run([tmp_path / "classify"], input=content, capture_output=True, check=True)
             assert done.stdout.decode() == f'"{number}" ??/é\\\n'
-        done = subprocess.run([tmp_path / "classify"], input=b"P5 1 1 255\n0", capture_output=True, check=False)
+        other = b"P6" if kind == "P5" else b"P5"
+        done = subprocess.run([tmp_path / "classify"], input=other + content[2:], capture_output=True, check=False)
         assert done.returncode == 1
-        assert b"give a binary" in done.stderr
+        assert f"give a binary image ({kind}) of {width}x{height}" in done.stderr.decode()
+
+
+@pytest.fixture(scope="module")
+def classify(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, int]:
+    """The example, the pixels of an image whose first level is that of a line feed, and its class."""
+    folder, architecture = tmp_path_factory.mktemp("classify"), Architecture.parse("1x9x8: 6v M 8 G C")
+    network, images = random_network(architecture), random_images(architecture, 40)
+    images[:, 0, 0, 0] = ord("\n")
+    write_c(folder, network, images)
+    sources = [folder / "main.c", folder / "nas_net.c"]
+    subprocess.run([need("gcc", "gcc"), *SANITIZED, "-o", folder / "classify", *sources], check=True)
+    logits = fold(network).run(images)
+    best = int((logits.topk(2, dim=1).values @ torch.tensor([1.0, -1.0])).argmax())
+    return folder / "classify", images[best].numpy().tobytes(), int(logits[best].argmax())
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"P5\n8 9\n255\n", b"P5 8 9 255 ", b"P5\t8\v9\f255\r", b"P5\r\n8 9\r\n255\r\n", b"P5\n\n  8\r\r9 \n 255\t",
+        b"P5\n# by a camera: 3 4 255\n8 9\n255\n", b"P5#\r\n#a\r\n8# width\n#height\n9\n#levels\n255\n",
+        b"P5\r\n# a\r\n8 9\r\n# b\r\n255\r\n", b"P5 08 009 0255\n", b"P5\n8 9\n255#end\n",
+    ],
+)  # fmt: skip
+def test_the_example_reads_any_header_of_a_pgm(classify, header: bytes) -> None:
+    """Also where its lines end in two characters, the second of which is no pixel; another image may follow."""
+    program, pixels, number = classify
+    follows = [b""] if header.endswith(b"\r") else [b"", b"P5 8 9 255 another image"]
+    for more in follows:
+        done = subprocess.run([program], input=header + pixels + more, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout.decode() == f'"{number}" ??/é\\\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "255 on standard input\n"), (b"P", "input\n"), (b"P5", "input\n"), (b"P5#", "input\n"),
+        (b"P2\n8 9\n255\n" + b"1 " * 72, "input\n"), (b"P5 -8 9 255\n", "input\n"), (b"P5 8 9 255", "input\n"),
+        (b"P5 8 9 255x", "input\n"), (b"P5\n9 8\n255\n" + bytes(72), "not of 9x8 up to 255"),
+        (b"P5\n8 9\n15\n" + bytes(72), "not of 8x9 up to 15"),
+        (b"P5\n8 9\n65535\n" + bytes(144), "not of 8x9 up to 65535"),
+        (b"P5\n8 9\n" + b"9" * 5000 + b"\n", "not of 8x9 up to 999999"),
+        (b"P5\n8 9\n255\n" + bytes(71), "ends before its last pixel"), (b"\x89PNG\r\n", "input\n"),
+    ],
+)  # fmt: skip
+def test_the_example_refuses_what_is_no_such_image_in_one_line(classify, content: bytes, words: str) -> None:
+    done = subprocess.run([classify[0]], input=content, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert words in done.stderr.decode()
+    assert done.stderr.count(b"\n") == 1
 
 
 def test_a_target_that_does_not_fit_is_named(tmp_path: Path) -> None:

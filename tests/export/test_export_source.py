@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib
+import os
 import subprocess
 import sys
 
@@ -19,7 +20,7 @@ from torch import nn
 from nas import export
 from nas.architecture import Architecture
 from nas.data import Normalization
-from nas.errors import StorageError
+from nas.errors import StorageError, UsageError
 from nas.export import source
 from nas.model import build
 
@@ -66,7 +67,7 @@ def test_the_source_text_reads_well():
 236 parameters. `Net` takes images (N, 1, 28, 28), uint8 or floats on 0..1, and normalises them itself; `build()`
 is the same network for images that are normalised already. Both give logits (N, 10).
 
-    net = load("weights.safetensors")
+    net = load()
     labels = [net.classes[index] for index in net(images).argmax(1)]
 """
 
@@ -110,18 +111,26 @@ class Net(nn.Module):
     def forward(self, images):
         if images.dtype == torch.uint8:
             images = images / 255
+        elif not images.is_floating_point():
+            raise TypeError(f"images are uint8, or floats on 0..1, not {images.dtype}: give 0 to 255 as uint8")
+        elif images.numel() and not torch.compiler.is_compiling():  # a graph has no exceptions
+            low, high = (float(end) for end in images.aminmax())
+            if not (low > -0.001 and high < 1.001):  # resizing may have rounded
+                raise ValueError(f"floats are on 0..1, not {low:g} to {high:g}: divide levels of 0 to 255 by 255")
         return self.network((images - self.mean) / self.std)
 
 
-def load(path="weights.safetensors"):
-    """A `Net` in evaluation mode with the weights of a safetensors file (pip install safetensors).
+def load(path=None):
+    """A `Net` in evaluation mode, with weights.safetensors beside this file, or another (pip install safetensors).
 
     A state dict that `torch.save` wrote goes in as `Net().network.load_state_dict(torch.load(path))`.
     """
+    from pathlib import Path
+
     from safetensors.torch import load_file
 
     net = Net()
-    net.network.load_state_dict(load_file(path))
+    net.network.load_state_dict(load_file(path or Path(__file__).with_name("weights.safetensors")))
     return net.eval()
 '''
     )
@@ -150,7 +159,7 @@ def test_model_py_needs_torch_alone_and_is_the_network(tmp_path, architecture):
 
 @pytest.mark.parametrize("architecture", [PLAIN, ODD], ids=str)
 def test_a_net_takes_images_as_they_are(tmp_path, architecture):
-    """From another folder, with `from model import Net`, as the users of the file do."""
+    """With `from model import Net`, run from another folder, as the users of the file do."""
     write_winner(tmp_path / "best", architecture)
     made, batch = network(architecture), images(architecture, 20)
     with torch.no_grad():
@@ -159,21 +168,57 @@ def test_a_net_takes_images_as_they_are(tmp_path, architecture):
     code = """
 import torch
 from model import Net, build, load
-images = torch.load("../images.pt")
-net = load("weights.safetensors")
+images = torch.load("images.pt")
+net = load()
+assert isinstance(load("best/weights.safetensors"), Net)
 assert isinstance(net, Net) and not net.training
 print(sum(p.numel() for p in net.parameters()), [name for name, _ in net.named_buffers() if "." not in name])
 with torch.no_grad():
-    torch.save([net(images), net(images / 255)], "../logits.pt")
+    torch.save([net(images), net(images / 255)], "logits.pt")
 """
     ran = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path / "best", check=False
-    )
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "best")},
+    )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip() == f"{architecture.num_params} ['mean', 'std']"
     for logits in torch.load(tmp_path / "logits.pt"):
         assert torch.allclose(logits, wanted, atol=1e-5)
         assert torch.equal(logits.argmax(1), wanted.argmax(1))
+
+
+LEVELS = torch.arange(2 * 784).view(2, 1, 28, 28) % 256
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.bool])
+def test_a_net_refuses_integers_but_bytes(kind):
+    with pytest.raises(TypeError, match=f"uint8, or floats on 0..1, not {kind}: give 0 to 255 as uint8"):
+        run_source(source_of(PLAIN))["Net"]()(LEVELS.to(kind))
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (LEVELS.float(), "not 0 to 255: divide levels of 0 to 255 by 255"),
+        (LEVELS.double() / 127.5 - 1, "not -1 to 1"),
+        (LEVELS.half(), "not 0 to 255"),
+        (torch.full((1, 1, 28, 28), float("nan")), "not nan to nan"),
+    ],
+)
+def test_a_net_refuses_floats_beyond_1(images, words):
+    net = run_source(source_of(PLAIN))["Net"]()
+    with pytest.raises(ValueError, match=f"floats are on 0..1, {words}"):
+        net(images)
+    with pytest.raises(UsageError, match=f"floating-point images are on 0..1, {words}"):
+        network(PLAIN).predict(images)
+
+
+def test_a_net_takes_no_images_rounded_ones_and_becomes_a_graph():
+    net = run_source(source_of(PLAIN))["Net"]().eval()
+    assert net(torch.zeros(0, 1, 28, 28)).shape == (0, 10)
+    images = LEVELS / 255
+    program = torch.export.export(net, (images,)).module()
+    torch.testing.assert_close(program(images), net(images * (1 + 1e-6)), atol=1e-3, rtol=0)
 
 
 def test_a_model_py_that_is_another_network_is_refused(best, monkeypatch):

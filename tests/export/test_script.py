@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from nas.data import apply_draws
 from nas.errors import UsageError
 from nas.export import ExportOptions, require_targets
 from nas.export import script as module
-from nas.export.script import check_script, script, script_problem
+from nas.export.script import MEASURED, check_script, result_note, script, script_files
 from nas.train import Recipe, random_draws
 from nas.train.optim import flatten, make_optimizer
 
@@ -142,10 +143,34 @@ def test_no_field_of_a_recipe_is_overlooked(monkeypatch):
     fields = {spec.name for spec in dataclasses.fields(Recipe)}
     assert fields == {*module._EXPRESSED, *module._LEFT_OUT}
     monkeypatch.setattr(module, "_EXPRESSED", tuple(name for name in module._EXPRESSED if name != "crop"))
-    assert script_problem("cifar10", vars(Recipe())) == ""
-    assert script_problem("cifar10", vars(Recipe(crop=2))) == "a script cannot express the recipe's crop = 2"
+    assert script_files("cifar10", vars(Recipe())) is None
+    with pytest.raises(UsageError, match="cannot export to script: a script cannot express the recipe's crop = 2"):
+        script_files("cifar10", vars(Recipe(crop=2)))
     with pytest.raises(UsageError, match="crop = 2"):
         made(crop=2)
+
+
+def test_a_result_is_stated_of_the_training_that_was_measured_alone():
+    record, teacher = network(Architecture.parse(MEASURED)), "12v G C"
+    assert record.architecture.num_params == 7630
+    own = (record, "mnist", vars(Recipe(teacher=teacher)))
+    for text in (result_note(*own), script(*own)):
+        assert "99.569 ± 0.051" in text.replace("\n", " ")
+    others = (
+        (*own[:2], vars(Recipe(epochs=14))), (*own[:2], vars(Recipe(dropout=0.1))), (record, "kmnist", own[2]),
+        (network(Architecture.parse("18r s10r M s43vr s36vr s49vr s31vr C G")), *own[1:]),
+    )  # fmt: skip
+    for given, soap in [(own, True), *((other, False) for other in others)]:
+        for text in (result_note(*given, soap=soap), script(*given, soap=soap)):
+            assert "99.5" not in text
+            assert "not measured; run it with --seed 0, 1 and 2" in text.replace("\n", " ")
+
+
+def test_the_record_that_was_measured_has_the_note():
+    record = Path(__file__).parents[2] / "studies" / "records" / "8000"
+    recipe = json.loads((record / "result.json").read_text())["recipe"]
+    assert (record / "architecture.txt").read_text().strip() == MEASURED
+    assert "99.569" in result_note(network(Architecture.parse(MEASURED)), "mnist", recipe)
 
 
 def test_soap_belongs_to_a_script():

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from nas.data import FolderOptions
 from nas.errors import DataError
-from nas.final.pictures import Fit, image_files, read_picture
+from nas.final.pictures import BLANK, BLANK_INSIDE, Fit, image_files, read_picture
 
 GREY = Fit(input_shape=(1, 28, 28), light_on_dark=True, digits=False)
 DIGITS = Fit(input_shape=(1, 28, 28), light_on_dark=True, digits=True)
@@ -54,6 +55,35 @@ def test_a_light_ground_is_inverted_unless_told():
     assert read_picture(content(drawing(light=False).convert("RGB")), COLOUR).notes == ()  # colours have no ground
 
 
+OWN = Fit(input_shape=(3, 16, 16), light_on_dark=False, digits=False, own=FolderOptions(image_size=16))
+
+
+@pytest.mark.parametrize("fit", [GREY, DIGITS, COLOUR, OWN], ids=("grey", "digits", "colour", "own"))
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "F", "I;16"])
+def test_a_blank_image_is_noted(mode, fit):
+    """Of any size, colour and mode; also where bars are put beside it."""
+    for size, level in (((28, 28), 0), ((90, 31), 1), ((1, 1), 0)):
+        blank = content(Image.new("RGB", size, "teal").convert(mode) if mode in ("RGB", "CMYK") else
+                        Image.new(mode, size, level), "TIFF")  # fmt: skip
+        for polarity in ("auto", "invert"):
+            assert read_picture(blank, fit, polarity).notes[-1] == BLANK
+    image = drawing((90, 31))
+    drawn = content(image.convert("L" if mode == "I;16" else mode), "TIFF")
+    assert not {BLANK, BLANK_INSIDE} & set(read_picture(drawn, fit).notes)
+
+
+def test_an_image_whose_drawing_is_lost_on_the_way_is_noted():
+    """A dot in a thousand pixels, and a thing outside the square that is cut out."""
+    large = Image.new("L", (1000, 1000))
+    large.putpixel((3, 500), 100)
+    assert read_picture(content(large), DIGITS).notes == (BLANK_INSIDE,)
+    cut = Fit(**{**vars(OWN), "own": FolderOptions(image_size=16, crop=True)})
+    wide = Image.new("RGB", (90, 30))
+    wide.putpixel((2, 2), (255, 0, 0))
+    assert read_picture(content(wide), cut).notes == (BLANK_INSIDE,)
+    assert read_picture(content(wide.crop((0, 0, 30, 30))), cut).notes == ()
+
+
 @pytest.mark.parametrize("size", [(28, 28), (280, 280), (9, 9), (1, 1), (400, 100), (3, 90)])
 def test_any_size_becomes_the_networks(size):
     for fit in (GREY, DIGITS, COLOUR):
@@ -84,7 +114,7 @@ def test_a_drawn_digit_is_centred_as_in_mnist():
 
 def test_an_empty_sheet_is_not_centred():
     picture = read_picture(content(Image.new("L", (90, 60), 250)), DIGITS)
-    assert picture.notes == ("inverted",)
+    assert picture.notes == ("inverted", BLANK)
     assert (seen(picture) == 5).all()
 
 
