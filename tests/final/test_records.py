@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from nas.architecture import Architecture
-from nas.export import read_run, read_seeds
+from nas.export import load_trained, read_run, read_seeds
+from nas.export.source import source
 from nas.files import read_record
 from nas.final import OPENINGS, FullRunPlan
 from nas.searches import SearchReason
@@ -48,6 +49,12 @@ def test_the_result_of_a_record_is_that_of_its_log(record):
     assert sum(result["last5"].values()) / len(last) == pytest.approx(result["last5_mean"])
     assert min(min(five) for five in last.values()) == result["lowest_of_last5"]
     assert f"**{result['last5_mean']:.3f} ± {result['last5_sd']:.3f} %**" in (record / "CARD.md").read_text("utf-8")
+
+
+def test_the_network_of_a_record_is_as_an_export_writes_it(record):
+    network = load_trained(record)
+    text = source(network.architecture, network.normalization, network.classes)
+    assert (record / "model.py").read_text(encoding="utf-8") == text
 
 
 def test_the_openings_of_a_record_begin_with_a_full_run_of_its_network(record):
