@@ -126,6 +126,10 @@ class Budget:
             f"{cap}-{name.removeprefix('max_')}" for cap, name in zip(self.caps, CAPS, strict=True) if cap is not None
         )
 
+    def study_name(self, dataset: str, *, pareto: bool) -> str:
+        """Return the name of a search's study by default: data set, caps and kind."""
+        return f"{dataset}-{self.name}{'-pareto' * pareto}"
+
     def __str__(self) -> str:
         caps = zip(self.caps, CAP_UNITS, strict=True)
         return " and ".join(f"at most {cap:,} {unit}" for cap, unit in caps if cap is not None)

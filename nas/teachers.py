@@ -29,6 +29,8 @@ from nas.files import read_record, short_digest, write_json
 from nas.train import TEACHER, Recipe, teacher_recipe
 from nas.workers import LogitsJob, OnMessage, Pool, RunMessage, TrainJob, read_logits, run_jobs
 
+RECORD = "teacher.json"
+
 TEACHER_SEED = 10_000
 """Not a student's, so that none sees its images in its teacher's order."""
 
@@ -170,15 +172,11 @@ class TeacherCache:
 
         What is not in the cache is made: the teachers, one for each of `teacher_groups`, with `epochs` epochs of their
         own, all at once on the pool's workers, and then their logits. With no validation split, the pool scores on a
-        test split, and no teacher is scored on that. A file is written when it is whole; killed before, that part is
-        done again. Raises `NasError` when a training fails, `StorageError` for a damaged or unwritable file.
+        test split, and no teacher is scored on that. A file is written when it is whole; killed before, a teacher
+        goes on after its last epoch, and logits are computed again. Raises `NasError` when a training fails,
+        `StorageError` for a damaged or unwritable file.
         """
-        shape, classes = self.training.dataset.input_shape, self.training.dataset.num_classes
-        assert recipe.teacher is not None
-        architecture = Architecture.parse(recipe.teacher, input_shape=shape, num_classes=classes)
-        alone = dataclasses.replace(teacher_recipe(recipe), epochs=epochs)
-        groups = teacher_groups(epochs_by_fold, self.training)
-        homes = {group: self._home(architecture, alone, group) for group in groups}
+        architecture, alone, homes = self._homes(recipe, epochs_by_fold, epochs)
         self._train(architecture, alone, homes)
         paths = {
             fold: home / f"logits-fold{fold}-{epochs_by_fold[fold]}-epochs.safetensors"
@@ -187,6 +185,22 @@ class TeacherCache:
         }
         self._compute(recipe, epochs_by_fold, paths)
         return {fold: _read(path) for fold, path in paths.items()}
+
+    def stored(self, recipe: Recipe, folds: Collection[int], *, epochs: int) -> tuple[int, int]:
+        """Return how many of the teachers that `logits` needs are trained and stored, and how many there are in all."""
+        homes = self._homes(recipe, folds, epochs)[-1].values()
+        return sum((home / RECORD).is_file() for home in homes), len(homes)
+
+    def _homes(
+        self, recipe: Recipe, folds: Collection[int], epochs: int
+    ) -> tuple[Architecture, Recipe, dict[tuple[int, ...], Path]]:
+        """Return the teachers' network and recipe, and the folder of each by the folds that share it."""
+        shape, classes = self.training.dataset.input_shape, self.training.dataset.num_classes
+        assert recipe.teacher is not None
+        architecture = Architecture.parse(recipe.teacher, input_shape=shape, num_classes=classes)
+        alone = dataclasses.replace(teacher_recipe(recipe), epochs=epochs)
+        groups = teacher_groups(folds, self.training)
+        return architecture, alone, {group: self._home(architecture, alone, group) for group in groups}
 
     def _train(self, architecture: Architecture, recipe: Recipe, homes: Mapping[tuple[int, ...], Path]) -> None:
         """Train the teachers that have no record yet, and write their weights and then their records."""
@@ -197,7 +211,7 @@ class TeacherCache:
                 held_out_folds=group[1:], evaluate_on_train=scored_on_train, checkpoint=_checkpoint(home),
             )
             for group, home in homes.items()
-            if not (home / "teacher.json").is_file()
+            if not (home / RECORD).is_file()
         ]  # fmt: skip
         for message in run_jobs(jobs, self.pool, self.on_message):
             assert isinstance(message, RunMessage)
@@ -209,7 +223,7 @@ class TeacherCache:
                 seconds=round(run.seconds, 1), backend=run.backend, recipe=recipe,
                 held_out_folds=() if scored_on_train else group,
             )  # fmt: skip
-            write_json(homes[group] / "teacher.json", dataclasses.asdict(record))
+            write_json(homes[group] / RECORD, dataclasses.asdict(record))
             _checkpoint(homes[group]).unlink(missing_ok=True)
 
     def _compute(self, recipe: Recipe, epochs_by_fold: Mapping[int, int], paths: Mapping[int, Path]) -> None:
@@ -246,7 +260,7 @@ def _read(path: Path) -> TeacherLogits:
     cached = _load(path)
     if cached.keys() != {"logits", "seconds"} or cached["logits"].ndim != 3 or cached["seconds"].numel() != 1:
         raise _damaged(path, "it lacks the logits or their seconds")
-    record = read_record(path.parent / "teacher.json", TeacherRecord)
+    record = read_record(path.parent / RECORD, TeacherRecord)
     return TeacherLogits(path=path, record=record, seconds=round(cached["seconds"].item(), 1))
 
 

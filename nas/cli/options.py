@@ -182,6 +182,13 @@ def one_study(argument: str | None, option: str | None) -> str | None:
     return study_at(name)
 
 
+def require_one(**given: bool) -> None:
+    """Raise `UsageError` where several options are given that exclude each other, by the names of their parameters."""
+    names = [f"--{name.replace('_', '-')}" for name, wanted in given.items() if wanted]
+    if len(names) > 1:
+        raise UsageError(f"{names[0]} and {names[1]} exclude each other: give one")
+
+
 def make_machine(
     data_dir: Path | None, device: str, backend: BackendName, workers: int | None, quiet: bool, **given: Any
 ) -> Any:
@@ -286,7 +293,7 @@ def notify(text: str) -> None:
 
     console = make_console()
     if text.startswith("warning: "):
-        console.print(Text(text), style="yellow")
+        console.print(Text(text), style="yellow", soft_wrap=not console.is_terminal)
     else:
         console.print(Panel(Text(text), style="yellow", width=min(console.width, 100)))
 

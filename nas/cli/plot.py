@@ -31,6 +31,8 @@ def plot(
     """Write one picture of a study: SVG, an HTML page, or PNG through matplotlib."""
     from nas.report import PICTURE_NAMES, require_name, require_suffix
 
+    if name is None and output is not None:
+        raise UsageError(f"name the picture to write to {output}: one of {', '.join(PICTURE_NAMES)}")
     if name is None:
         print("\n".join(f"{each:<13}{what}" for each, what in PICTURE_NAMES.items()))
         return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from nas.cli.options import AsJson, StudyName, one_study
+from nas.cli.options import AsJson, StudyName, one_study, require_one
 
 if TYPE_CHECKING:
     from nas.final import Prediction, PredictionBatch
@@ -57,8 +57,7 @@ def predict(
     from nas.errors import UsageError
     from nas.files import require_place
 
-    if as_csv and as_json:
-        raise UsageError("--csv and --json exclude each other")
+    require_one(csv=as_csv, json=as_json)
     network = one_study(network, named)
     if picture is not None:  # all of this before torch is imported: seconds
         require_place(picture)

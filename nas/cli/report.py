@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.options import DataDir, Storage, one_study
+from nas.cli.options import DataDir, Storage, notify, one_study
 
 
 def report(
@@ -26,14 +26,20 @@ def report(
     Validation images are read where they are here; the test split stays closed.
     """
     names = [one_study(name, None) or "" for name in (*(studies or ()), *(named or ()))]
-    from nas.report import write_report
+    from nas.report import read_findings, write_page
+    from nas.study import latest_study, without_winner
 
-    print(write_report(names, output, storage=storage, data_dir=data_dir))
+    given = list(dict.fromkeys(names)) or [latest_study() if storage is None else ""]
+    found = [read_findings(name, storage, data_dir=data_dir) for name in given]
+    print(write_page(found, output))
+    for line in (line for each in found for line in each.damaged):
+        notify(f"warning: {line}")
+    if not names and storage is None and found[0].reason is None and not found[0].damaged:
+        notify(f"warning: {without_winner(given[0])}")
 
 
 def write_quietly(study: str, storage: str | None, data_dir: Path | None) -> Path | None:
     """Write the report of a study that has just been worked on; what goes wrong is a warning, and loses nothing."""
-    from nas.cli.options import notify
     from nas.errors import NasError, UsageError
     from nas.report import publish, read_findings, write_page
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from nas.budget import CAPS
+from nas.budget import CAPS, default_brief_epochs
 from nas.cli.options import (
     TARGET_MISSED,
     AsJson,
@@ -43,6 +43,7 @@ from nas.cli.options import (
     make_machine,
     own_images,
     plural,
+    require_one,
 )
 from nas.cli.report import write_quietly
 
@@ -135,13 +136,13 @@ def search(
         max_params, max_macs, budget, max_flash=max_flash, max_ram=max_ram, board=board, dataset=dataset, target=target,
         brief_epochs=brief_epochs,
     )  # fmt: skip
-    if study is not None:  # before torch is imported: seconds
-        from nas.study import require_resumable
-
-        require_resumable(
-            study, storage, {**dict(zip(CAPS, limits.caps, strict=True)), "pareto": pareto or None,
-                             "metric": None if metric == "accuracy" else metric},
-        )  # fmt: skip
+    if dry_run:
+        require_one(dry_run=True, json=as_json, report=bool(report))
+    _require_resumable(  # before torch is imported: seconds
+        limits, study, storage,
+        {"pareto": pareto or None, "metric": None if metric == "accuracy" else metric,
+         "finalist_epochs": finalist_epochs, "recipe.class_weights": class_weights or None, "recipe.teacher": teacher},
+    )  # fmt: skip
     settings: dict[str, Any] = {
         "trials": trials, "timeout": timeout, "patience": patience, "seed": seed, "sampler": sampler, "pruner": pruner,
         "pareto": pareto, "published": not no_published, "finalists": finalists, "finalist_seeds": finalist_seeds,
@@ -164,6 +165,25 @@ def search(
     wanted = result.reason.target
     if require_target and not (wanted is not None and result.reason.accuracy >= wanted):
         raise typer.Exit(TARGET_MISSED)
+
+
+def _require_resumable(limits: Budget, study: str | None, storage: str | None, given: dict[str, Any]) -> None:
+    """Raise `UsageError` where the study is there and was made otherwise, as far as that is known without the images.
+
+    `given` are settings by their keys in a study's record; None where they are left to their defaults.
+    """
+    from nas.study import require_resumable
+
+    dataset = limits.dataset or "mnist"
+    if study is None and not dataset.replace("-", "").isalnum():  # own images: their name is that of their contents
+        return
+    known = dict(zip(CAPS, limits.caps, strict=True)) | {key: given[key] for key in ("pareto", "metric")}
+    known |= {key: given[key] for key in ("finalist_epochs", "recipe.class_weights") if given[key] is not None}
+    if given["recipe.teacher"] == "none":
+        known["recipe.teacher"] = None
+    if limits.brief_epochs is not None or (study is None and dataset == "mnist"):
+        known["recipe.epochs"] = limits.brief_epochs or default_brief_epochs(limits.most_params)
+    require_resumable(study or limits.study_name(dataset, pareto=bool(given["pareto"])), storage, known)
 
 
 def _dry_run(

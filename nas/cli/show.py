@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas.cli.options import DataDir, Storage, StudyArgument, StudyName, one_study
+from nas.cli.options import DataDir, Storage, StudyArgument, StudyName, one_study, require_one
 from nas.errors import StorageError
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
+    from nas.report import Findings
     from nas.study import StudyStore
 
 
@@ -31,8 +33,9 @@ def show(
     ] = False,
 ) -> None:
     """Read a study: the best trials, the front, finalists with their intervals, the full run, what is misread."""
+    require_one(csv=as_csv, json=as_json, images=images)
     from nas.report import make_console, recipe_table
-    from nas.study import StudyStore, frame, latest_study, studies_dir, study_names
+    from nas.study import StudyStore, frame, latest_study, studies_dir, study_names, without_winner
 
     study = one_study(study, named)
     name = study or ("" if storage else latest_study())
@@ -58,7 +61,9 @@ def show(
         console.print(recipe_table(standing(store), top=top))
         return
     _show_search(store, table, console, top)
-    _show_drawings(store, console, data_dir, images=images)
+    found = _show_drawings(store, console, data_dir, images=images)
+    if found.reason is None and study is None and storage is None:
+        console.print(f"\n{without_winner(name)}", style="yellow", markup=False)
 
 
 def _show_search(store: StudyStore, table: pd.DataFrame, console: Console, top: int) -> None:
@@ -78,7 +83,7 @@ def _show_search(store: StudyStore, table: pd.DataFrame, console: Console, top: 
     console.print()
 
 
-def _show_drawings(store: StudyStore, console: Console, data_dir: Path | None, *, images: bool) -> None:
+def _show_drawings(store: StudyStore, console: Console, data_dir: Path | None, *, images: bool) -> Findings:
     """Show the drawings of a search, its finalists and full run; what needs images where it is wanted: seconds."""
     from nas.cli.options import sign_of_life
     from nas.report import confusion_view, findings_of, study_view
@@ -89,8 +94,11 @@ def _show_drawings(store: StudyStore, console: Console, data_dir: Path | None, *
         with sign_of_life(quiet=False) if images else contextlib.nullcontext():
             view = confusion_view(found, images=images)
         console.print(view)
+    for line in found.damaged[1:]:
+        print(f"error: {line}", file=sys.stderr)
     if found.damaged:
         raise StorageError(found.damaged[0])
+    return found
 
 
 def _show_foreign(store: StudyStore, table: pd.DataFrame, console: Console, top: int) -> None:

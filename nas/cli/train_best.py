@@ -98,6 +98,10 @@ def train_best(
     if recipe is not None and reference is not None:
         raise UsageError("--reference names the recipe too: give it without --recipe")
     study = one_study(study, named)
+    if architecture is None and reference is None and storage is None:  # before torch is imported: seconds
+        from nas.study import latest_study, require_winner
+
+        require_winner(study or latest_study())
     machine = make_machine(
         data_dir, device, backend, workers, quiet or as_json, images=images(), cluster=cluster
     ).resolved()

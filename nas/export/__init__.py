@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from nas.export.folder import WEIGHTS
 from nas.export.load import is_export, load_network
 from nas.export.onnx import ONNX_TOLERANCE, check_onnx, export_onnx
 from nas.export.onnx_network import OnnxNetwork, load_onnx
@@ -27,8 +28,8 @@ from nas.export.run import (
 )
 from nas.export.source import source
 from nas.export.target_names import TARGETS, parse_targets
-from nas.export.weights import read_network, read_weights, write_network, write_weights
-from nas.export.winner import Winner, read_winner, write_winner
+from nas.export.weights import check_weights, read_network, read_weights, write_network, write_weights
+from nas.export.winner import Winner, check_winner, read_winner, write_winner
 
 if TYPE_CHECKING:
     from nas.export.c import CReport, compiled_size, write_c
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ONNX_TOLERANCE",
     "TARGETS",
+    "WEIGHTS",
     "CReport",
     "ClassScores",
     "ExportOptions",
@@ -56,6 +58,8 @@ __all__ = [
     "RunResult",
     "Winner",
     "check_onnx",
+    "check_weights",
+    "check_winner",
     "compare_int8",
     "compiled_size",
     "export_onnx",

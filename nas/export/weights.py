@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PREPARATION = "preparation"
 """The key of the options by which own images are read, in a file's metadata."""
 
+OTHER_WEIGHTS = "its weights are not the ones its checksum was made of"
+
 
 def write_weights(path: Path, state_dict: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors and their checksum as one safetensors file, whole or not at all, and make its folder.
@@ -48,6 +50,24 @@ def read_weights(path: Path, architecture: Architecture | None = None) -> dict[s
     Raises `StorageError` if the file is missing or damaged, or not the weights of the architecture.
     """
     return _read(path, architecture)[0]
+
+
+def check_weights(path: Path) -> None:
+    """Raise `StorageError` where a file is not what `write_weights` wrote; nothing heavy is imported.
+
+    A safetensors file is the length of its header in eight bytes, the header as JSON, and the tensors.
+    """
+    try:
+        content = path.read_bytes()
+        start = 8 + int.from_bytes(content[:8], "little")
+        header = json.loads(content[8:start])
+        stated = header.pop("__metadata__", {}).get("sha256")
+        spans = {name: slice(*entry["data_offsets"]) for name, entry in header.items()}
+        state = {name: content[start:][span] for name, span in spans.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise damaged(path, getattr(error, "strerror", None) or f"its header cannot be read ({error})") from error
+    if stated != _digest(state):
+        raise damaged(path, OTHER_WEIGHTS)
 
 
 def write_network(path: Path, network: TrainedNetwork) -> None:
@@ -126,7 +146,7 @@ def _read(path: Path, architecture: Architecture | None) -> tuple[dict[str, Tens
             raise damaged(path, problem)
         state = {name: state[name] for name in _empty_state(architecture)}
     if stated.get("sha256") != _checksum(state):
-        raise damaged(path, "its weights are not the ones its checksum was made of")
+        raise damaged(path, OTHER_WEIGHTS)
     return state, stated
 
 
@@ -158,8 +178,14 @@ def _checksum(state: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of names and bits: safetensors itself notices a cut file, but no flipped bit."""
     import torch
 
+    # As bytes before numpy sees them: it knows no bfloat16.
+    return _digest({
+        name: tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() for name, tensor in state.items()
+    })  # fmt: skip
+
+
+def _digest(state: Mapping[str, bytes]) -> str:
     digest = hashlib.sha256()
     for name in sorted(state):
-        content = state[name].contiguous().view(-1).view(torch.uint8)  # numpy knows no bfloat16
-        digest.update(name.encode() + b"\0" + content.numpy().tobytes())
+        digest.update(name.encode() + b"\0" + state[name])
     return digest.hexdigest()

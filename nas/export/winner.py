@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nas.architecture import Architecture
 from nas.errors import StorageError
 from nas.export.folder import WEIGHTS, architecture_folder, check_inputs, network_folder, read_architecture, read_inputs
-from nas.export.weights import read_network
+from nas.export.weights import check_weights, read_network
 from nas.files import damaged, from_json, read_json, recover_folder, write_json
 
 if TYPE_CHECKING:
@@ -70,6 +70,13 @@ def read_winner(folder: Path, *, weights: bool = True) -> Winner:
     if not folder.is_dir():
         raise StorageError(f"no winner in {folder}: run 'nas search' to its end first")
     return _read(folder, weights=weights)
+
+
+def check_winner(folder: Path) -> None:
+    """Raise `StorageError` where a file of a winner's folder is missing or damaged; torch is not imported."""
+    read_winner(folder, weights=False)
+    if (folder / WEIGHTS).exists():
+        check_weights(folder / WEIGHTS)
 
 
 def _read(folder: Path, *, weights: bool) -> Winner:

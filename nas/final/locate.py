@@ -14,7 +14,7 @@ from nas.export import OnnxNetwork, is_export, load_network, load_trained, read_
 from nas.files import recover_folder
 from nas.final.plan import locate_run
 from nas.model import TrainedNetwork
-from nas.study import OPENINGS, latest_study, studies_dir, study_at, study_folder, study_names
+from nas.study import OPENINGS, latest_study, studies_dir, study_at, study_folder, study_names, without_winner
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,9 +54,10 @@ def locate_network(name: str | None) -> Path:
         recover_folder(base / "best")
         if (base / "best" / "reason.json").is_file():
             return base / "best"
-        given = f"'{name}'" if name is not None else str(studies_dir())
+        if name is None or name in study_names():
+            raise StorageError(without_winner(name or latest_study())) from error
         raise StorageError(
-            f"no trained network in {given}: name a full run's folder, a study or record of {studies_dir()} "
+            f"no trained network in '{name}': name a full run's folder, a study or record of {studies_dir()} "
             "(NAS_STUDIES, else ./studies), or run 'nas search' first"
         ) from error
 

@@ -18,7 +18,7 @@ from nas.errors import StorageError, UsageError
 from nas.export import find_run, read_run, read_winner
 from nas.files import short_digest
 from nas.searches import MNIST_TARGET
-from nas.study import StudyStore, studies_dir, study_at, study_folder, study_names
+from nas.study import StudyStore, require_winner, studies_dir, study_at, study_folder, study_names
 from nas.teachers import choose_teacher
 from nas.train import Recipe, teacher_recipe
 
@@ -42,6 +42,7 @@ class FullRunPlan:
     def of_winner(cls, study: str) -> FullRunPlan:
         """Plan a full run of a study's winner. Raise `StorageError` where the study has none."""
         base = study_folder(study)
+        require_winner(study)
         winner = read_winner(base / "best", weights=False)
         return cls(
             architecture=winner.architecture, recipe=Recipe.from_dict(dict(winner.recipe)), dataset=winner.dataset,

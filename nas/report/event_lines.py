@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 
 from nas.report.tables import duration
-from nas.study import Event, Progress
+from nas.study import ENDED, Event, Progress
 
 WIDE = 80
 """Columns from which on a terminal has room for words beside the numbers."""
@@ -32,15 +32,19 @@ def status(progress: Progress) -> str:
     """Return phase, time and what is left of the whole run, in one line."""
     left = _left(progress, "about ", " in all")
     elapsed, of = duration(progress.clock() - progress.began), f"/{progress.total}" if progress.total else ""
-    return f"{progress.phase} {progress.done}{of}, {elapsed}{left}  ({progress.title})"
+    return f"{_phase(progress)} {progress.done}{of}, {elapsed}{left}  ({progress.title})"
 
 
 def heading(progress: Progress, width: int) -> str:
     """Return the status as a terminal has room for it; the numbers of trials stand at the bar."""
     elapsed = duration(progress.clock() - progress.began)
     if width < WIDE:
-        return f"{progress.phase}, {elapsed}{_left(progress)}"
-    return f"{progress.phase}, {elapsed}{_left(progress, 'about ', ' in all')}  ({progress.title})"
+        return f"{_phase(progress)}, {elapsed}{_left(progress)}"
+    return f"{_phase(progress)}, {elapsed}{_left(progress, 'about ', ' in all')}  ({progress.title})"
+
+
+def _phase(progress: Progress) -> str:
+    return "done" if progress.phase == ENDED else progress.phase
 
 
 def _left(progress: Progress, about: str = "", whole: str = "") -> str:

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.architecture import Architecture
 from nas.errors import NasError, UsageError
-from nas.export import RunResult, read_result
+from nas.export import WEIGHTS, RunResult, check_weights, check_winner, read_result
 from nas.files import read_json, read_text
 from nas.searches import Finalist, SearchReason, finalists_of, read_reason
 from nas.study import OPENINGS, StudyStore, study_folder
@@ -62,14 +62,14 @@ class Findings:
     finalists: tuple[Finalist, ...]
     """The winner first."""
     reason: SearchReason | None
-    """None while no winner has been written."""
+    """None while no winner has been written, or where its record is damaged."""
     recipe: Mapping[str, Any] | None
     runs: tuple[RunFiles, ...]
     """The latest last."""
     openings: tuple[Mapping[str, Any], ...]
     """The records of the openings of the test split."""
     damaged: tuple[str, ...]
-    """A line for each file that cannot be read."""
+    """A line for each file that cannot be read, the winner's first."""
     data_dir: Path | None
 
     @property
@@ -129,7 +129,8 @@ class Findings:
     def validation(self) -> Validation | str:
         """The winner on the validation images of its weights' seed, or why there are none."""
         if self.reason is None:
-            return "no winner has been written yet"
+            broken = self.damaged and (self.folder / "best").is_dir()
+            return self.damaged[0] if broken else "no winner has been written yet"
         import torch  # takes seconds: a view without images must not wait for it
 
         from nas.data import find_dataset, load_training_data, with_fold
@@ -179,11 +180,12 @@ def findings_of(store: StudyStore, *, data_dir: Path | None = None) -> Findings:
     second = store.open_finalists()
     folder, broken = study_folder(store.base), list[str]()
     reason = recipe = None
-    if (folder / "best" / "reason.json").is_file():
+    if (folder / "best").is_dir():
         try:
             reason, recipe = read_reason(folder / "best"), read_json(folder / "best" / "recipe.json")
+            check_winner(folder / "best")
         except NasError as error:
-            broken.append(str(error))
+            broken.append(f"{error}: {attrs['command']}" if "command" in attrs else str(error))
     return Findings(
         name=store.name, folder=folder, settings=attrs["settings"], target=attrs.get("target"),
         trials=tuple(trials.trials()), finalist_trials=() if second is None else tuple(second.refresh().trials()),
@@ -199,6 +201,8 @@ def _runs(folder: Path, broken: list[str]) -> tuple[RunFiles, ...]:
         try:
             result = read_result(path.parent)
             found.append(RunFiles(folder=path.parent, result=result, curves=_curves(path.parent / "log.csv", result)))
+            if (weights := path.parent / WEIGHTS).is_file():
+                check_weights(weights)
         except NasError as error:
             broken.append(str(error))
     return tuple(sorted(found, key=lambda run: run.result.time))

@@ -28,7 +28,6 @@ def _parts(found: Findings) -> Iterator[RenderableType | None]:
     counts = schedules(found)
     if counts is not None:
         yield Group(TextChart(counts), Text(account(found.counts)), Text())
-    yield from (Text(line, style="yellow") for line in found.damaged)
     if found.reason is not None:
         yield finalist_table(found.reason)
         yield intervals(found)

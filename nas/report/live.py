@@ -14,7 +14,7 @@ from nas.report.event_lines import event_line, status
 from nas.report.notebook import NotebookDisplay, in_notebook
 from nas.report.redraw import ResizableLive
 from nas.report.search_screen import screen
-from nas.study import Event, Progress
+from nas.study import ENDED, INTERRUPTED, Event, Progress
 
 STATUS_SECONDS = 60
 """Seconds without a line after which a line of status appears, where nothing is redrawn."""
@@ -27,30 +27,35 @@ class LiveView:
         self.console, self.quiet = console, quiet
         self.progress: Progress | None = None
         self.task = "starting"
-        self.live: ResizableLive | None = None
-        self.notebook: NotebookDisplay | None = None
-        if not quiet and can_redraw(console):
-            self.live = ResizableLive(console, self._screen)
-        elif not quiet and in_notebook():
-            self.notebook = NotebookDisplay()
-        self._written = time.monotonic()
+        self.live: ResizableLive | None = None  # while it is shown
+        redraws = not quiet and can_redraw(console)
+        self.notebook = NotebookDisplay() if not quiet and not redraws and in_notebook() else None
+        self._redraws = redraws
+        self._written = float("-inf")  # the first state is told at once
         self._note = ""
 
     def __enter__(self) -> LiveView:
-        if self.live is not None:
+        if self._redraws:  # a new one each time: one that was stopped goes up by the lines it had
+            self.live = ResizableLive(self.console, self._screen)
             self.live.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.progress is not None:
+            self.progress.end(ENDED if kind is None else INTERRUPTED)
+        self._hide()
+
+    def _hide(self) -> None:
         if self.live is not None:
             self.live.stop()
+            self.live = None
         elif self.notebook is not None:
             self.notebook.show(self._screen(), now=True)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Clear the screen while something else writes to it, such as a notice."""
-        self.__exit__()
+        self._hide()
         try:
             yield
         finally:
@@ -63,7 +68,7 @@ class LiveView:
             self.live.refresh()
         elif self.notebook is not None:
             self.notebook.show(self._screen())
-        elif not self.quiet:
+        elif not self.quiet and not self._redraws:
             self._write(Text(task))
 
     def __call__(self, progress: Progress, event: Event | None) -> None:
@@ -74,7 +79,7 @@ class LiveView:
             self._write(event_line(event, self.console.width if self.console.is_terminal else None))
         if self.notebook is not None:
             self.notebook.show(self._screen())
-        elif self.live is None:
+        elif not self._redraws:
             if progress.note and progress.note != self._note:
                 self._write(Text(progress.note))
             elif time.monotonic() - self._written > STATUS_SECONDS:

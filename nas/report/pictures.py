@@ -120,4 +120,6 @@ def why_missing(name: str, found: Findings) -> str:
     """Return why a study has nothing for a picture."""
     if name in ON_IMAGES and isinstance(found.validation, str):
         return found.validation
+    if name == "filters" and found.network is None and found.damaged:
+        return found.damaged[0]
     return MISSING.get(name, "there is nothing to draw")

@@ -30,6 +30,7 @@ class ResizableLive(Live):
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
         more = folded_rows(self._lengths, self.console.width)
+        self.vertical_overflow = "ellipsis"  # even the last time: what is beyond the terminal cannot be erased
         shown = super().process_renderables(renderables)
         if not more or not self.console.is_interactive:
             return shown

@@ -15,7 +15,7 @@ from nas.report.event_lines import WIDE, heading
 from nas.report.tables import account, brief_account
 from nas.report.text_chart import TextChart
 from nas.searches import pareto_front
-from nas.study import Progress, Stage
+from nas.study import ENDED, Progress, Stage
 
 DRAWN_LINES = 8
 """Lines of the two drawings: axes of six, a title, ticks."""
@@ -108,8 +108,9 @@ def _account(progress: Progress, width: int) -> str:
 
 
 def _best(progress: Progress, width: int) -> Text:
+    name = "best" if progress.phase == ENDED else "best so far"
     if progress.best is None:
-        return _one_line("best so far  none yet", style="dim")
+        return _one_line(f"{name}  none yet", style="dim")
     accuracy, loss, schedule, num_params = progress.best
     target = progress.target
     style = "green" if target is None or accuracy >= target else "yellow"
@@ -121,7 +122,7 @@ def _best(progress: Progress, width: int) -> Text:
     numbers = "  ".join(part for part in parts if part)
     split = " of validation" if width >= WIDE else ""
     return Text.assemble(
-        "best so far  ", (f"{accuracy:.2f} %", style), f"{split}  {numbers}  {schedule}",
+        f"{name}  ", (f"{accuracy:.2f} %", style), f"{split}  {numbers}  {schedule}",
         no_wrap=True, overflow="ellipsis",
     )  # fmt: skip
 

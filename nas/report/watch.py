@@ -15,6 +15,7 @@ from nas.study import (
     ENDED,
     INTERRUPTED,
     STALE_SECONDS,
+    STARTING_WORKERS,
     Event,
     Progress,
     Runs,
@@ -60,7 +61,7 @@ class Watcher:
         self._describe(state)
         for event in self._events():
             self.view(self.progress, event)
-        self.progress.note = self._silence(state)
+        self.progress.note = self._silence(state) or self._waiting(state if at_work else None)
         self.view(self.progress, None)
         return None if at_work else _end(state)
 
@@ -163,6 +164,14 @@ class Watcher:
         if state is not None and not self._running():
             return f"nothing to see for {duration(silent)}: teachers and winners are made outside the study"
         return f"nothing has been written for {duration(silent)}: is the search still running?"
+
+    def _waiting(self, state: RunState | None) -> str:
+        """Return what a search that is at work does before its study shows anything of it."""
+        if state is None or self._running():
+            return ""
+        if state.phase not in (BRIEF, FINALISTS):
+            return f"{state.phase}: the study shows nothing of them, trials follow"
+        return "" if self.store.table.finished else STARTING_WORKERS
 
 
 def _end(state: RunState | None) -> str:

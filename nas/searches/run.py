@@ -11,6 +11,7 @@ from pathlib import Path
 from nas.data import TrainingData, fold_number
 from nas.errors import InfeasibleError
 from nas.export import Provenance
+from nas.machine import command_line
 from nas.searches.brief import BriefTrials, front, leaders
 from nas.searches.finalists import Finalists
 from nas.searches.reason import TeacherUse
@@ -37,7 +38,7 @@ from nas.study import (
 )
 from nas.teachers import TeacherCache, teacher_groups
 from nas.train import teacher_architecture
-from nas.workers import EpochMessage, LogitsMessage, Message, Pool, StepMessage
+from nas.workers import EpochMessage, LogitsMessage, Message, Pool, RunMessage, StepMessage
 
 BRIEF_SHARE, FINAL_SHARE = 0.6, 0.95
 """Shares of a time limit: brief trials end by the first, finalists by the second; the rest is for the export."""
@@ -71,7 +72,7 @@ class Search:
         trial completed, `StorageError` when the database fails, `Interrupted` on a signal.
         """
         settings, store = self.settings, self.store
-        deadline = deadline or Deadline.after(settings.timeout)
+        deadline, before = deadline or Deadline.after(settings.timeout), self._finished()
         with Interrupts() as interrupts, self._ends():
             self._plan()
             self.presence.enter(_TeacherProgress.NAME)
@@ -95,6 +96,10 @@ class Search:
                 )
             self.presence.enter(Finalists.name)
             raced = loop.run(Finalists(store, candidates, settings, logits), deadline.share(FINAL_SHARE))
+            if brief_done and raced and self._finished() == before:
+                ended = store.table.ended
+                note = f"all {ended} trials and their finalists are done: nothing to train; give more --trials"
+                self.view(self.progress, Event(note=note))
             num_validation = 0 if training.validation is None else len(training.validation)
             context = Context(settings=settings, provenance=provenance, num_validation=num_validation, teacher=teacher)
             finalists, reason = write_best(store, candidates[0], context)
@@ -102,6 +107,10 @@ class Search:
             finalists=finalists, reason=reason, folder=study_folder(store.base) / "best", seconds=deadline.elapsed,
             cut=not (brief_done and raced),
         )  # fmt: skip
+
+    def _finished(self) -> int:
+        """Return how many trainings of the study have ended, finalists' included."""
+        return sum(len(each.refresh().finished) for each in self.store.with_finalists())
 
     def _plan(self) -> None:
         """State the work of brief trials and finalists; that of teachers is known once it begins."""
@@ -145,7 +154,15 @@ class Search:
         watch.plan(trained + sum(epochs.values()), self._relative_cost(training))
         cache = TeacherCache(studies_dir() / "teachers", training, self.pool, watch)
         teacher_epochs = TEACHER_EPOCHS * training.dataset.epoch_factor
-        found = cache.logits(settings.recipe, epochs, epochs=teacher_epochs)
+        try:
+            found = cache.logits(settings.recipe, epochs, epochs=teacher_epochs)
+        except _TimeSpent:
+            stored, of = cache.stored(settings.recipe, epochs, epochs=teacher_epochs)
+            raise InfeasibleError(
+                f"the time limit was spent on the teachers, and no trial was begun; {stored} of {of} teachers are "
+                f"trained and stored in {cache.folder}: those are not trained again. To go on, with a longer --timeout "
+                f"or without one: {command_line()}"
+            ) from None
         distinct = list({tuple(each.record.held_out_folds): each.record for each in found.values()}.values())
         seconds = sum(each.seconds for each in distinct) + sum(each.seconds for each in found.values())
         first = distinct[0]
@@ -177,8 +194,12 @@ def distilled_folds(settings: Settings, training: TrainingData) -> tuple[dict[in
     return folds, epochs
 
 
+class _TimeSpent(Exception):
+    """The time limit came before the teachers were done."""
+
+
 class _TeacherProgress:
-    """Shows how far the teachers are; raises when the time limit comes first."""
+    """Shows how far the teachers are; raises `_TimeSpent` when the time limit comes first."""
 
     NAME = "teachers and their logits"
 
@@ -198,7 +219,7 @@ class _TeacherProgress:
     def __call__(self, message: Message) -> None:
         self.interrupts.check()  # Python may swallow what a handler raises, in a destructor
         self.progress.workers_answer()
-        line = self.progress.line_of(message.worker)
+        line, whole = self.progress.line_of(message.worker), False
         match message:
             case StepMessage(step=step, steps=steps):
                 line.step, line.steps = step, steps
@@ -210,11 +231,9 @@ class _TeacherProgress:
                 line.text = f"teacher logits, validation split {message.job.fold}"
             case _:
                 self.progress.lines[message.worker] = WorkerLine()
+                whole = isinstance(message, RunMessage)  # a teacher that is about to be stored
         done = self.progress.done * self.cost
         self.progress.advance(done, max(0.0, self.progress.total * self.cost - done))
         self.view(self.progress, None)
-        if self.deadline.passed:
-            raise InfeasibleError(
-                "the time limit came while the teachers were trained; those finished are stored and are not trained "
-                "again: give a longer --timeout, or --teacher none"
-            )
+        if self.deadline.passed and not whole:
+            raise _TimeSpent

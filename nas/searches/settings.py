@@ -104,8 +104,8 @@ class Settings:
 
     @property
     def study_name(self) -> str:
-        """The name of the study by default: data set, caps and kind."""
-        return f"{self.dataset}-{self.budget.name}{'-pareto' * self.pareto}"
+        """The name of the study by default."""
+        return self.budget.study_name(self.dataset, pareto=self.pareto)
 
     def identity(self, space: SearchSpace, data_hash: str) -> dict[str, Any]:
         """Return what a resumed study must have in common, by key."""

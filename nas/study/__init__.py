@@ -24,8 +24,18 @@ from nas.study.manage import (
     trials_to_resume,
 )
 from nas.study.ownership import HEARTBEAT_SECONDS, STALE_SECONDS
-from nas.study.paths import OPENINGS, latest_study, make_folder, studies_dir, study_at, study_folder, study_names
-from nas.study.progress import Event, Progress, Stage, View, WorkerLine
+from nas.study.paths import (
+    OPENINGS,
+    latest_study,
+    make_folder,
+    require_winner,
+    studies_dir,
+    study_at,
+    study_folder,
+    study_names,
+    without_winner,
+)
+from nas.study.progress import STARTING_WORKERS, Event, Progress, Stage, View, WorkerLine
 from nas.study.run_state import ENDED, INTERRUPTED, Presence, Runs, RunState, StageState, read_runs
 from nas.study.storage import storage_errors
 from nas.study.store import ClaimedTrial, StudyStore
@@ -40,6 +50,7 @@ __all__ = [
     "INTERRUPTED",
     "OPENINGS",
     "STALE_SECONDS",
+    "STARTING_WORKERS",
     "ClaimedTrial",
     "Deadline",
     "Event",
@@ -75,6 +86,7 @@ __all__ = [
     "rename_study",
     "require_idle",
     "require_resumable",
+    "require_winner",
     "share_file",
     "storage_errors",
     "studies_dir",
@@ -83,6 +95,7 @@ __all__ = [
     "study_names",
     "trials_to_resume",
     "use_artifacts",
+    "without_winner",
 ]
 
 

@@ -16,7 +16,7 @@ from nas.errors import NasError, StorageError, UsageError
 from nas.files import cannot_write, read_json, remove_folder, replace_folder, write_json
 from nas.study.identity import SETTINGS, foreign, require_alike, require_same
 from nas.study.ownership import owner_name
-from nas.study.paths import DATABASE, study_folder, study_names
+from nas.study.paths import DATABASE, REASON, study_folder, study_names
 from nas.study.storage import open_sqlite, rename_in_database, storage_errors
 from nas.study.store import StudyStore
 
@@ -24,8 +24,6 @@ try:
     import fcntl
 except ImportError:  # Windows: there the owners of running trials alone tell that a search runs
     fcntl = None  # type: ignore[assignment]
-
-REASON = Path("best") / "reason.json"
 
 
 @dataclass(frozen=True, kw_only=True)

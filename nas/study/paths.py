@@ -6,11 +6,18 @@ import os
 from pathlib import Path
 
 from nas.errors import StorageError, UsageError
+from nas.files import recover_folder
 
 DATABASE = "study.db"
 
 OPENINGS = "test-openings.jsonl"
 """The record of every opening of the test split, in a study's folder or beside a record's files."""
+
+REASON = Path("best") / "reason.json"
+"""The record of a winner, in a study's folder."""
+
+MOST_NAMED = 8
+"""Studies that one message names."""
 
 MAX_NAME_BYTES = 200
 """A folder's name has at most 255 bytes, and temporary folders beside it add to it."""
@@ -63,6 +70,27 @@ def latest_study() -> str:
     if not (found := study_names()):
         raise StorageError(f"no study in {_shown(studies_dir())}: run nas search --max-params 8000 first")
     return found[-1]
+
+
+def require_winner(name: str) -> None:
+    """Raise `StorageError` where a study has no folder of a winner, with the names of those that have one."""
+    recover_folder(study_folder(name) / REASON.parent)
+    if not (study_folder(name) / REASON.parent).is_dir():
+        raise StorageError(without_winner(name))
+
+
+def without_winner(name: str) -> str:
+    """Return in words that a study has no winner, with the studies that have one, the latest last, and what to do."""
+    known = study_names()
+    lead, step = f"no winner in {study_folder(name)}", "run nas search to its end first"
+    if name in known:
+        latest = "latest " if known[-1] == name else ""
+        lead, step = f"the {latest}study '{name}' has no winner", "run its nas search again, to its end"
+    others = [each for each in known if (studies_dir() / each / REASON).is_file()]
+    if not others:
+        return f"{lead}, and no other study has one: {step}"
+    listed = ", ".join([*(["..."] if len(others) > MOST_NAMED else []), *others[-MOST_NAMED:]])
+    return f"{lead}: name one that has ({listed}), or {step}"
 
 
 def _shown(path: Path) -> Path:

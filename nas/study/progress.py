@@ -106,6 +106,11 @@ class Progress:
         self.phase, self.done, self.total = name, 0, 0
         self._entered, self._brought = self.clock(), None
 
+    def end(self, phase: str) -> None:
+        """State that the run is over, which the phase says how: nothing is under way or left."""
+        self.enter(phase)
+        self.note, self.seconds_left, self.lines = "", None, []
+
     def await_workers(self) -> None:
         """Note that workers start, unless they have answered before."""
         if self._awaiting is None and not self._answered:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import shutil
 import socket
 import subprocess
+import sys
 
 import pytest
 import toys
+
+from nas.study import StudyStore
 
 SEARCH = ["search", "--max-params", "500", "--dataset", "synthetic"]
 BY_HAND = ["train-best", "--architecture", "4v M 6 G C", "--dataset", "synthetic"]
@@ -58,6 +62,12 @@ DIGITS = "9" * 4000
         (2, "--device", ["evaluate", "--device", "meta"]),
         (2, "nowhere", ["evaluate", "--device", "nowhere"]),
         (2, "at most 200 bytes", ["evaluate", "a" * 300]),
+        (2, "--csv and --json exclude each other", ["show", "--csv", "--json"]),
+        (2, "--json and --images exclude each other", ["show", "--json", "--images"]),
+        (2, "--csv and --json exclude each other", ["predict", "a.png", "--csv", "--json"]),
+        (2, "--dry-run and --json exclude each other", [*SEARCH, "--dry-run", "--json"]),
+        (2, "--dry-run and --report exclude each other", [*SEARCH, "--dry-run", "--report"]),
+        (2, "name the picture to write", ["plot", "-o", "front.svg"]),
         (2, "at most 200 bytes", ["show", "--study", "a" * 300]),
         (2, "UTF-8", ["show", "--study", "\udcffx"]),
         (2, "at most 200 bytes", ["train-best", "--study", "a" * 300]),
@@ -204,7 +214,7 @@ def test_a_deleted_working_directory_is_one_line(tmp_path):
         command = ["sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", *toys.COMMAND, *arguments]
         ran = subprocess.run(command, cwd=gone, env=environment, capture_output=True, text=True, check=False)
         assert "Traceback" not in ran.stderr
-        assert ran.returncode == {"count": 0, "show": 4}.get(arguments[0], 2), ran.stderr
+        assert ran.returncode == {"count": 0, "show": 4, "train-best": 4}.get(arguments[0], 2), ran.stderr
         assert arguments[0] == "count" or ran.stderr.startswith("error: ")
 
 
@@ -245,6 +255,86 @@ def test_a_damaged_reason_is_one_line_everywhere_and_the_search_writes_it_anew(t
                 assert "reason.json is damaged" in err
     assert toys.nas(*toys.TINY_SEARCH, "--study", "tiny", "--quiet")[0] == 0
     assert json.loads(path.read_text())["finalists"] == fields["finalists"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("weights.safetensors", lambda whole: whole[: len(whole) // 2]),
+        ("weights.safetensors", lambda whole: whole[:-1] + bytes([whole[-1] ^ 1])),
+        ("weights.safetensors", lambda whole: b""),
+        ("reason.json", lambda whole: whole.replace(b"num_validation", b"number")),
+        ("reason.json", None),
+        ("recipe.json", lambda whole: b"["),
+        ("architecture.json", lambda whole: b"{}"),
+        ("architecture.txt", lambda whole: b"8 X"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_of_the_winner_is_named_with_the_command_that_writes_it_anew(tiny, name, content):
+    path = tiny / "tiny" / "best" / name
+    whole = path.read_bytes()
+    path.unlink() if content is None else path.write_bytes(content(whole))
+    command = StudyStore.open("tiny").attrs["command"]
+    code, out, err = toys.nas("show")
+    assert (code, err.count("\n")) == (4, 1), err
+    assert err.startswith(f"error: {path} is damaged: ")
+    assert err.strip().endswith(f"run the command that made it again: {command}")
+    assert "best trials" in out
+    assert "no weights" not in out + err
+    code, out, err = toys.nas("report")
+    assert (code, out.strip()) == (0, str(tiny / "tiny" / "report.html"))
+    assert f"warning: {path} is damaged: " in err
+    assert command in err
+    page = html.unescape((tiny / "tiny" / "report.html").read_text())
+    assert f"{path} is damaged" in page
+    for words in ("there are no weights", "no winner has been written"):
+        assert words not in page
+    code, out, err = toys.nas("plot", "confusion", "-o", str(tiny / "a.svg"))
+    assert (code, f"{path} is damaged" in err) == (2, True), err
+    code, out, err = toys.nas("plot", "filters", "-o", str(tiny / "a.svg"))
+    assert code == 0 or f"{path} is damaged" in err  # weights that can be read are drawn
+    assert code == 2 or "weights" not in name
+
+
+def test_damaged_files_of_a_full_run_are_named(tiny):
+    code, _, err = toys.nas("train-best", "--epochs", "1", *toys.ONE_WORKER, "--quiet", "--no-report")
+    assert code == 0, err
+    for name in ("weights.safetensors", "result.json"):
+        (path,) = (tiny / "tiny").glob(f"full-run-*/{name}")
+        path.write_bytes(path.read_bytes()[:20])
+        assert f"error: {path} is damaged" in toys.nas("show")[2]
+        assert f"warning: {path} is damaged" in toys.nas("report")[2]
+
+
+OTHERWISE = {
+    "--brief-epochs 3, the study has 2": ["--brief-epochs", "3"],
+    "--class-weights 1.0, the study has none": ["--brief-epochs", "2", "--class-weights", "1"],
+    "--finalist-epochs 9, the study has 2": ["--brief-epochs", "2", "--finalist-epochs", "9"],
+    "--metric balanced-accuracy, the study has none": ["--brief-epochs", "2", "--metric", "balanced-accuracy"],
+}
+REFUSED = """
+import json, sys, nas.cli
+for arguments in json.loads(sys.argv[1]):
+    try:
+        nas.cli.main(arguments)
+    except SystemExit as left:
+        print(left.code, "torch" in sys.modules)
+"""
+
+
+def test_a_study_made_otherwise_is_refused_before_torch_is_imported(tiny):
+    toys.nas("study", "rename", "tiny", "synthetic-500-params")
+    cases = [
+        [*SEARCH, *changes, *named]
+        for named in ([], ["--study", "synthetic-500-params"])
+        for changes in OTHERWISE.values()
+    ]
+    command = [sys.executable, "-c", REFUSED, json.dumps(cases)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ran.stdout.splitlines() == ["2 False"] * len(cases), ran.stderr
+    for line, wanted in zip(ran.stderr.splitlines(), [*OTHERWISE] * 2, strict=True):
+        assert "'synthetic-500-params' was made otherwise: " in line
+        assert wanted in line
 
 
 def test_damaged_weights_of_the_winner_are_one_line_in_the_search(tiny):

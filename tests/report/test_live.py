@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import sys
@@ -319,7 +320,7 @@ def test_a_notice_is_not_written_into_the_screen(monkeypatch):
             console.file.write("NOTICE\n")
         view(progress(), None)
     assert before.endswith("\x1b[2K") or before.endswith("\x1b[?25h")  # the screen is cleared, the cursor is there
-    assert "brief trials" in console.file.getvalue().partition("NOTICE")[2]
+    assert "done, 10 min 5 s" in console.file.getvalue().partition("NOTICE")[2]
 
 
 def test_a_pipe_gets_whole_lines_and_quiet_nothing(monkeypatch):
@@ -330,15 +331,16 @@ def test_a_pipe_gets_whole_lines_and_quiet_nothing(monkeypatch):
     assert play(Console(file=io.StringIO(), width=240), quiet=True) == ""
 
 
-def test_a_pipe_has_a_line_after_a_long_silence():
+def test_a_pipe_has_a_line_at_once_and_after_a_long_silence():
     console = Console(file=io.StringIO(), width=240)
     with LiveView(console, quiet=False) as view:
         view(progress(), None)
-        assert console.file.getvalue() == ""
+        view(progress(), None)
+        assert console.file.getvalue().splitlines() == [status(progress())]
         view._written -= 61
         view(progress(), None)
         view(progress(), None)
-    assert console.file.getvalue().splitlines() == [status(progress())]
+    assert console.file.getvalue().splitlines() == [status(progress())] * 2
 
 
 def test_consoles_do_not_fold_what_is_no_terminal(capsys):
@@ -381,10 +383,17 @@ def test_a_notebook_has_one_output_drawn_in_place(monkeypatch):
     assert len(shell.pages) == 1
     assert pages  # the last state, at the end
     last = pages[-1]
-    for words in ("98.95 %", "trial 12", "a remark", "brief trials"):
+    for words in ("98.95 %", "trial 12", "a remark", "done, 10 min 5 s"):
         assert words in last
+    for words in ("left", "nearly", "best so far"):
+        assert words not in last
     hostile = Event(label="trial 1", text="<script>alert(1)</script>")
     with LiveView(console, quiet=False) as view:
         view(progress(), hostile)
     assert "<script>" not in pages[-1]
     assert "&lt;script&gt;" in pages[-1]
+    with contextlib.suppress(KeyboardInterrupt), LiveView(console, quiet=False) as view:
+        view(progress(), None)
+        raise KeyboardInterrupt
+    assert "interrupted, 10 min 5 s" in pages[-1]
+    assert "left" not in pages[-1]

@@ -14,8 +14,8 @@ from clock import Clock
 from rich.console import Console
 
 from nas.errors import StorageError
-from nas.report import Watcher, screen
-from nas.study import RunState, StudyStore
+from nas.report import LiveView, Watcher, screen
+from nas.study import Progress, RunState, StudyStore
 from nas.study.run_state import RUN
 
 
@@ -51,7 +51,7 @@ def test_a_search_is_followed_from_trial_to_trial_to_its_end(folder):
     assert later == []  # what ended before is no news
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(screen(watch.progress, 80))
-    assert console.export_text().startswith("ended, ")
+    assert console.export_text().startswith("done, ")
 
 
 def test_running_trials_have_their_epochs_and_a_sparkline(folder):
@@ -65,6 +65,28 @@ def test_running_trials_have_their_epochs_and_a_sparkline(folder):
     (line,) = watch.progress.lines
     assert (line.accuracy, line.history, line.step, line.steps) == (60.0, [50.0, 60.0], 2, 3)
     assert "4v M 6 G C" in line.text
+
+
+@pytest.mark.parametrize(
+    ("phase", "wanted"),
+    [("teachers and their logits", "teachers and their logits: "), ("brief trials", "starting workers")],
+)
+def test_before_the_first_trial_a_pipe_is_told_at_once_what_goes_on(folder, phase, wanted):
+    store = toys.open_study()
+    state = RunState.of(Progress(title="", target=None, lines=[]), phase, 4)
+    store.set_attr(RUN + state.owner, state.to_dict())
+    console = Console(file=io.StringIO(), width=240)
+    with LiveView(console, quiet=False) as view:
+        watch = Watcher(StudyStore.open("toy", read_only=True), view)
+        assert watch.look() is None
+        watch.look()
+        (line,) = console.file.getvalue().splitlines()
+        assert line.startswith(wanted)
+        claimed = store.claim({}, {}, {"schedule": "4v M 6 G C", "num_params": 321})
+        watch.look()
+        assert watch.progress.note == ""
+        store.fail_interrupted(claimed, "test", again=False)
+    assert len(console.file.getvalue().splitlines()) == 1
 
 
 def test_a_killed_search_is_told_from_a_silent_one(folder, dead_owner):
