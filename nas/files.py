@@ -38,6 +38,7 @@ __all__ = [
     "replace_folder",
     "require_place",
     "short_digest",
+    "temporary",
     "write_atomic",
     "write_json",
 ]
@@ -57,7 +58,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     there is then untouched.
     """
     path = Path(path)
-    new = _temporary(path)
+    new = temporary(path)
     try:
         with new.open("xb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -82,7 +83,7 @@ def require_place(path: Path, *, folder: bool = False) -> None:
         if mode is not None and stat.S_ISDIR(mode) != folder:
             code = errno.ENOTDIR if folder else errno.EISDIR
             raise OSError(code, os.strerror(code))
-        new = _temporary(Path(os.path.realpath(path)) if folder else Path(path))
+        new = temporary(Path(os.path.realpath(path)) if folder else Path(path))
         parent = new.parent
         while folder and _mode(parent) is None:
             parent = parent.parent
@@ -231,7 +232,7 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     `StorageError`.
     """
     folder = Path(folder).resolve()  # a link stays a link: what it points to is replaced
-    new = _temporary(folder)
+    new = temporary(folder)
     try:
         try:
             _rename_back(folder)
@@ -264,7 +265,7 @@ def remove_folder(folder: Path) -> None:
 
     A link is removed, not what it points to. Raises `StorageError`.
     """
-    aside = _temporary(Path(folder))
+    aside = temporary(Path(folder))
     try:
         folder.rename(aside)
         if aside.is_symlink():
@@ -313,7 +314,8 @@ def _aside(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.old")
 
 
-def _temporary(path: Path) -> Path:
+def temporary(path: Path) -> Path:
+    """Return a name of its own for what is to take the place of `path`, beside it."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sqlite3
 import time
@@ -20,6 +21,7 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, SQLA
 from sqlalchemy.pool import QueuePool
 
 from nas.errors import StorageError, UsageError
+from nas.files import temporary
 from nas.machine import redact_url
 from nas.study.batch import BatchedConnection, begin
 from nas.study.paths import DATABASE, study_folder
@@ -129,7 +131,29 @@ def open_sqlite(path: Path, *, create: bool, read_only: bool = False) -> RDBStor
     """
     if not create:
         _require(path)
+    elif not path.exists() and path.parent.is_dir():
+        _make_sqlite(path)
+    return _sqlite(path, create=create, read_only=read_only, shown=path)
 
+
+def _make_sqlite(path: Path) -> None:
+    """Make a database whole or not at all.
+
+    Optuna makes tables and then their indexes, one by one. Of a process that was killed in between it completes the
+    tables alone: names of studies would not be unique.
+    """
+    new = temporary(path)
+    try:
+        _sqlite(new, create=True, shown=path).engine.dispose()
+        os.link(new, path)  # unlike a rename, it leaves a database alone that another process has made meanwhile
+    except OSError:
+        pass  # it is there; or a disk that knows no links, on which Optuna makes it in place
+    finally:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+
+
+def _sqlite(path: Path, *, create: bool, read_only: bool = False, shown: Path) -> RDBStorage:
     def connect() -> BatchedConnection:
         connection = sqlite3.connect(path, timeout=LOCK_SECONDS, check_same_thread=False, factory=BatchedConnection)
         connection.read_only = read_only
@@ -138,7 +162,7 @@ def open_sqlite(path: Path, *, create: bool, read_only: bool = False) -> RDBStor
         return connection
 
     engine = {"creator": connect, "poolclass": QueuePool, "pool_use_lifo": True}  # a batch is of one connection
-    return _rdb("sqlite://", engine, create=create, shown=str(path))
+    return _rdb("sqlite://", engine, create=create, shown=str(shown))
 
 
 def _server(url: URL, *, create: bool) -> BaseStorage:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 import threading
 
 import optuna
 import pytest
 import toys
 from optuna.distributions import IntDistribution
+from optuna.study import StudyDirection
 from sqlalchemy import URL, MetaData
 
 from nas.errors import NasError, StorageError, UsageError
 from nas.machine import redact_url
 from nas.study import StudyStore, latest_study, storage_errors, study_folder, study_names
 from nas.study.frame import frame, load_study
-from nas.study.storage import open_storage, without_secrets
+from nas.study.storage import open_sqlite, open_storage, without_secrets
 
 ODD = ["a?b", "a%20b", "a#b", "run {} {0}", "a b", "run[v2]", "größe-☃", "a'b\"c", "50%", "a&b=c", "x@y:z", "日本" * 20]
 
@@ -148,7 +151,7 @@ def test_two_processes_make_the_same_database_at_once(monkeypatch):
 
     monkeypatch.setattr(MetaData, "create_all", second)
     assert toys.open_study().name == "toy"
-    assert len(calls) == 2
+    assert len(calls) == 3  # in vain, in its own file, and in that file as the database
 
 
 # --- reading makes nothing --------------------------------------------------------------------------------------------
@@ -321,3 +324,56 @@ def test_a_failure_of_a_driver_is_one_line_without_secrets():
 def test_an_unknown_scheme_needs_its_driver():
     with pytest.raises(StorageError, match="give another --storage"):
         open_storage("nosuch://host/db", "toy", create=False)
+
+
+@pytest.mark.parametrize("at", [1, 5, 20, 40])
+def test_a_database_is_made_whole_or_not_at_all(folder, at):
+    """Optuna makes it table by table, and its indexes after each: killed in between, it would never have them all."""
+    script = f"""
+import os
+import nas.study.storage as storage
+left = [{at}]
+class Killed(storage.BatchedConnection):
+    def cursor(self, *arguments, **options):
+        left[0] -= 1
+        if not left[0]:
+            os._exit(9)
+        return super().cursor(*arguments, **options)
+storage.BatchedConnection = Killed
+storage.open_sqlite(storage.Path("study.db"), create=True)
+"""
+    made = folder / "made"
+    made.mkdir(parents=True)
+    killed = subprocess.run([sys.executable, "-c", script], cwd=made, check=False)
+    assert killed.returncode == 9
+    assert not (made / "study.db").exists()
+    opened = open_sqlite(made / "study.db", create=True)
+    opened.create_new_study([StudyDirection.MAXIMIZE], "a")
+    with pytest.raises(optuna.exceptions.DuplicatedStudyError):
+        opened.create_new_study([StudyDirection.MAXIMIZE], "a")
+
+
+def test_a_database_that_another_process_has_made_meanwhile_stays(folder, monkeypatch):
+    folder.mkdir(parents=True, exist_ok=True)
+    path, link = folder / "study.db", os.link
+
+    def late(new, target):
+        monkeypatch.setattr(os, "link", link)
+        open_sqlite(path, create=True).create_new_study([StudyDirection.MAXIMIZE], "theirs")
+        link(new, target)
+
+    monkeypatch.setattr(os, "link", late)
+    opened = open_sqlite(path, create=True)
+    assert [study.study_name for study in opened.get_all_studies()] == ["theirs"]
+    assert [each.name for each in folder.iterdir()] == ["study.db"]
+
+
+def test_a_disk_without_links_has_its_database_made_in_place(folder, monkeypatch):
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def refuse(*_):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    open_sqlite(folder / "study.db", create=True).create_new_study([StudyDirection.MAXIMIZE], "a")
+    assert [each.name for each in folder.iterdir()] == ["study.db"]
