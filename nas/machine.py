@@ -186,3 +186,20 @@ def _cpu_name() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+@contextlib.contextmanager
+def caller_left_out() -> Iterator[None]:
+    """Keep a Python process that is spawned inside from running the caller's script: it needs nothing of it.
+
+    `multiprocessing` runs it there once more, for the functions it may define; one without a guard begins anew.
+    """
+    caller = sys.modules["__main__"]
+    before: dict[str, Any] = {name: vars(caller)[name] for name in ("__file__", "__spec__") if name in vars(caller)}
+    vars(caller).update(__file__=None, __spec__=None)
+    try:
+        yield
+    finally:
+        for name in ("__file__", "__spec__"):
+            del vars(caller)[name]
+        vars(caller).update(before)

@@ -26,6 +26,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from nas.data.folder_options import FolderOptions, ImageProgress
 from nas.data.reader import one_line
 from nas.errors import DataError
+from nas.machine import caller_left_out
 
 CHUNK = 64
 
@@ -187,7 +188,8 @@ class Readers:
         if self._executor is None:
             # Not forked: the parent may hold torch's threads.
             self._executor = ProcessPoolExecutor(self._count, multiprocessing.get_context("spawn"), initializer=_begin)
-        places = {self._executor.submit(work, chunk): place for place, chunk in enumerate(chunks)}
+        with caller_left_out():  # processes are started as work comes
+            places = {self._executor.submit(work, chunk): place for place, chunk in enumerate(chunks)}
         try:
             for future in as_completed(places):
                 yield places[future], future.result()

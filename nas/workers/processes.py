@@ -18,6 +18,7 @@ import torch
 
 from nas.data import Split, TrainingData
 from nas.kernels import compile_all
+from nas.machine import caller_left_out
 from nas.train import Backend, choose_backend
 from nas.workers.jobs import BugMessage, EpochMessage, FailureMessage, FinalMessage, Job, Message, checked
 from nas.workers.transport import Channel, Disconnected, SharedData
@@ -161,7 +162,7 @@ class ProcessPool:
         channels = [Channel(theirs) for _, theirs in pipes]
         arguments = (self._serve, channels, self._shared, (self._device, self._backend), self._threads)
         threads = str(self._threads)
-        with _environment(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads), _interrupts_blocked():
+        with caller_left_out(), _environment(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads), _interrupts_blocked():
             process = self._context.Process(target=host, args=arguments, daemon=True)
             process.start()
         for channel in channels:
