@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.export.folder import WEIGHTS
 from nas.export.load import is_export, load_network
-from nas.export.onnx import ONNX_TOLERANCE, check_onnx, export_onnx
+from nas.export.onnx import check_onnx, export_onnx
 from nas.export.onnx_network import OnnxNetwork, load_onnx
 from nas.export.provenance import Provenance
 from nas.export.run import (
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "ONNX_TOLERANCE",
     "TARGETS",
     "WEIGHTS",
     "CReport",

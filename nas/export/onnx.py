@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.errors import StorageError
 from nas.export.runtime import import_onnxruntime
+from nas.export.tolerance import tolerance_of
 from nas.export.weights import metadata
 from nas.files import write_atomic
 
@@ -14,10 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nas.model import TrainedNetwork
-
-ONNX_TOLERANCE = 1e-4
-"""Largest absolute difference of a logit allowed between the graph and the network: a batch norm folded into its
-convolution rounds anew, and the kernels sum in another order, which came to 4e-6 for logits up to 13."""
 
 ON_UNIT_SCALE, NORMALISED = "0..1, normalised inside", "normalised before: (0..1 less mean) / std"
 BYTES = "uint8, 0..255, normalised inside"
@@ -55,7 +52,7 @@ def check_onnx(
     path: Path,
     network: TrainedNetwork,
     images: Tensor,
-    tolerance: float = ONNX_TOLERANCE,
+    tolerance: float | None = None,
     *,
     logits: Tensor | None = None,
 ) -> float:
@@ -63,14 +60,15 @@ def check_onnx(
 
     The images are uint8 or on 0..1 (N, C, H, W); a graph gets those that it takes. `logits` are
     the network's (`compute_logits`), if they are known. Raises `StorageError` if the file does not run or states
-    another network or normalisation, a difference is over `tolerance`, or a prediction differs whose margin (first less
-    second) is over it.
+    another network or normalisation, a difference is over `tolerance` (default: `tolerance_of`), or a prediction
+    differs whose margin (first less second) is over it.
     """
     import torch
 
     assert len(images), "a check on no images checks nothing"
     session, scaling = _session(path, network)
     logits = compute_logits(network, images) if logits is None else logits
+    tolerance = tolerance_of(logits) if tolerance is None else tolerance
     largest, flipped = 0.0, 0
     for chunk, expected in zip(torch.split(images, _CHUNK), torch.split(logits, _CHUNK), strict=True):
         if scaling == BYTES:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from nas.errors import StorageError
 from nas.export.onnx import ON_UNIT_SCALE
+from nas.export.tolerance import tolerance_of
 from nas.export.weights import metadata
 from nas.files import damaged
 
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
     from nas.model import TrainedNetwork
 
 PROGRAM_FILE = "model.pt2"
-PROGRAM_TOLERANCE = 1e-4
-"""Largest absolute difference of a logit allowed between the program and the network: as for ONNX, the normalisation
-may round differently."""
-
 _METADATA = "metadata.json"
 _CHUNK = 1000  # images at a time
 
@@ -46,7 +43,7 @@ def export_program(path: Path, network: TrainedNetwork) -> None:
 def check_program(path: Path, network: TrainedNetwork, images: Tensor, logits: Tensor) -> float:
     """Return the largest absolute difference of a logit between a program and the network's logits of uint8 images.
 
-    Raises `StorageError` if it is over `PROGRAM_TOLERANCE`, or the file does not load, or states another network.
+    Raises `StorageError` if it is over `tolerance_of(logits)`, or the file does not load, or states another network.
     """
     import torch
 
@@ -63,9 +60,10 @@ def check_program(path: Path, network: TrainedNetwork, images: Tensor, logits: T
         found = torch.cat([module(chunk.float() / 255) for chunk in torch.split(images, _CHUNK)])
         alone = module(images[:1].float() / 255)
     difference = float(torch.maximum((found - logits).abs().max(), (alone - logits[:1]).abs().max()))
-    if not difference <= PROGRAM_TOLERANCE:  # NaN too
+    tolerance = tolerance_of(logits)
+    if not difference <= tolerance:  # NaN too
         raise StorageError(
-            f"{path} is not the model: a logit differs by {difference:.3g}, over the tolerance {PROGRAM_TOLERANCE:g}"
+            f"{path} is not the model: a logit differs by {difference:.3g}, over the tolerance {tolerance:g}"
         )
     return difference
 

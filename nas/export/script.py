@@ -17,6 +17,7 @@ from nas.data import OwnFiles, own_files
 from nas.errors import DataError, UsageError
 from nas.export.c_text import fill
 from nas.export.source import RESIDUAL, as_tuple, module_lines
+from nas.export.tolerance import tolerance_of
 from nas.files import damaged, read_text, write_atomic, write_json
 from nas.train import Recipe, peak_lr
 
@@ -199,7 +200,7 @@ def check_script(path: Path, network: TrainedNetwork, images: Tensor, logits: Te
         model.load_state_dict(network.state_dict, strict=True)
         with torch.no_grad():
             found = model.eval()(namespace["normalise"](few / 255))
-        if not torch.allclose(found, logits[:8], rtol=0, atol=1e-4):
+        if not torch.allclose(found, logits[:8], rtol=0, atol=tolerance_of(logits)):
             raise damaged(path, "its network does not give the logits of the one trained")
         with contextlib.redirect_stdout(io.StringIO()):
             _, accuracies = namespace["train"](few, labels, few, labels, epochs=1)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.architecture import Architecture, Layer
+from nas.export.tolerance import tolerance_of
 from nas.files import damaged, read_text
 
 if TYPE_CHECKING:
     from nas.data import FolderOptions, Normalization
     from nas.model import TrainedNetwork
 
-TOLERANCE = 1e-4
 """Largest difference of a logit allowed between `Net` and the trained network: they may round the normalisation
 differently, while `build()` must give the same bits."""
 
@@ -115,7 +115,7 @@ def source(
 def check_source(path: Path, network: TrainedNetwork) -> None:
     """Run a model.py and compare its networks with the trained one.
 
-    `build()` gives the same logits bit for bit, `Net` within `TOLERANCE`. Raises `StorageError`.
+    `build()` gives the same logits bit for bit, `Net` within `tolerance_of` them. Raises `StorageError`.
     """
     import torch
 
@@ -136,7 +136,7 @@ def check_source(path: Path, network: TrainedNetwork) -> None:
         whole = [net(images), net(images / 255)]
     if not torch.equal(found, expected):
         raise damaged(path, "its network does not give the logits of the one trained")
-    if not all(torch.allclose(logits, expected, rtol=0, atol=TOLERANCE) for logits in whole):
+    if not all(torch.allclose(logits, expected, rtol=0, atol=tolerance_of(expected)) for logits in whole):
         raise damaged(path, "its Net does not give the logits of the network trained on images as they are")
     for each in (raw, net):
         count = sum(parameter.numel() for parameter in each.parameters())

@@ -18,7 +18,7 @@ from torch import nn
 from nas import export
 from nas.architecture import Architecture
 from nas.errors import StorageError
-from nas.export import ONNX_TOLERANCE
+from nas.export.tolerance import tolerance_of
 from nas.model import TrainedNetwork
 
 GRAPHS = {"model.onnx": {}, "model-raw.onnx": {"raw": True}, "model-batch1.onnx": {"batch": 1}}
@@ -251,5 +251,17 @@ def test_a_damaged_graph_is_refused(run, tmp_path, content):
     one_line(error, str(path), "export again")
 
 
-def test_the_tolerance_is_a_ten_thousandth():
-    assert ONNX_TOLERANCE == 1e-4
+@pytest.mark.parametrize(("largest", "tolerance"), [(0.1, 1e-4), (10, 1e-4), (-340, 3.4e-3)])
+def test_the_tolerance_is_a_ten_thousandth_and_more_for_large_logits(largest, tolerance):
+    assert tolerance_of(torch.tensor([[largest, 0.05]])) == pytest.approx(tolerance)
+
+
+def test_logits_that_are_large_together_round_more(tmp_path):
+    """A softmax leaves what they have in common open, so that it may grow in training."""
+    module = trained(PLAIN, 3)
+    with torch.no_grad():
+        classifier = [each for each in module if isinstance(each, nn.Conv2d)][-1]
+        classifier.weight.add_(300.0)
+    made = network(PLAIN, state_dict=module.state_dict())
+    export.export_onnx(tmp_path / "model.onnx", made)
+    assert export.check_onnx(tmp_path / "model.onnx", made, images(PLAIN, 300)) > 1e-4
