@@ -203,7 +203,9 @@ def find_board(name: str) -> Board:
     boards = read_boards()
     found = [board for board in boards.values() if re.sub("[^a-z0-9]", "", board.name) == plain]
     if not found:
-        raise UsageError(f"no board '{name}': give one of {', '.join(boards)}, or --max-flash N and --max-ram N")
+        tracks = {path.stem for path in BUDGETS.glob("*.toml")}
+        rule = f"no board '{name}'" + (f" ('{name}' is a budget: --budget {name})" if name in tracks else "")
+        raise UsageError(f"{rule}: give one of {', '.join(boards)}, or --max-flash N and --max-ram N")
     return found[0]
 
 

@@ -17,6 +17,7 @@ import reprlib
 import secrets
 import shutil
 import stat
+import sys
 import time
 import types
 import typing
@@ -76,19 +77,22 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 def require_place(path: Path, *, folder: bool = False) -> None:
     """Raise `StorageError` unless a file, or a `folder` with its parents, can be made at `path`. For use before work.
 
-    A folder is made and removed beside it: permissions alone tell too little.
+    A folder is made and removed beside it, and in a folder that is there: permissions alone tell too little.
     """
     try:
         mode = _mode(path)
         if mode is not None and stat.S_ISDIR(mode) != folder:
             code = errno.ENOTDIR if folder else errno.EISDIR
             raise OSError(code, os.strerror(code))
+        if mode is None and os.path.islink(path):  # noqa: PTH114  named like realpath
+            raise OSError(errno.ENOENT, "it is a link that leads nowhere")
         new = temporary(Path(os.path.realpath(path)) if folder else Path(path))
         parent = new.parent
         while folder and _mode(parent) is None:
             parent = parent.parent
-        (parent / new.name).mkdir()
-        (parent / new.name).rmdir()
+        for place in (parent, *([Path(path)] if folder and mode is not None else [])):
+            (place / new.name).mkdir()
+            (place / new.name).rmdir()
     except OSError as error:
         raise cannot_write(path, error) from error
 
@@ -297,6 +301,8 @@ def _swap(new: Path, folder: Path) -> None:
         finally:
             _rename_back(folder)
     shutil.rmtree(aside, ignore_errors=True)
+    if aside.exists():
+        print(f"warning: {aside}, what {folder} was before, cannot be removed: remove it", file=sys.stderr)
 
 
 def _sweep(folder: Path) -> None:
@@ -315,7 +321,9 @@ def _aside(folder: Path) -> Path:
 
 
 def temporary(path: Path) -> Path:
-    """Return a name of its own for what is to take the place of `path`, beside it."""
+    """Return a name of its own for what is to take the place of `path`, beside it. Raise `StorageError` for a root."""
+    if not path.name:
+        raise cannot_write(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
 
 

@@ -20,12 +20,12 @@ DEFAULT_CLASSES = 10
 Description = tuple[tuple[Block, ...], Shape, int]
 """Blocks, input shape, number of classes: not yet known to make a network."""
 
-# [0-9] and not \d, which also takes the digits of other scripts.
-_GEOMETRY = r"(?:k([0-9]{1,4}))?(?:/([0-9]{1,4}))?(v?)"
-_CONV = re.compile(rf"(s?)([1-9][0-9]{{0,4}}){_GEOMETRY}(b?)(n?)(r?)(\+?)")
-_INVERTED = re.compile(rf"i([1-9][0-9]{{0,4}})x([0-9]{{1,4}}){_GEOMETRY}(\+?)")
-_CLASSIFIER = re.compile(r"C([1-9][0-9]{0,4})?(b?)")
-_INPUT = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})x([1-9][0-9]{0,3}):")
+# [0-9] and not \d, which also takes the digits of other scripts. What is too large a number is for the blocks to tell.
+_GEOMETRY = r"(?:k([0-9]{1,18}))?(?:/([0-9]{1,18}))?(v?)"
+_CONV = re.compile(rf"(s?)([1-9][0-9]{{0,17}}){_GEOMETRY}(b?)(n?)(r?)(\+?)")
+_INVERTED = re.compile(rf"i([1-9][0-9]{{0,17}})x([0-9]{{1,18}}){_GEOMETRY}(\+?)")
+_CLASSIFIER = re.compile(r"C([1-9][0-9]{0,17})?(b?)")
+_INPUT = re.compile(r"([1-9][0-9]{0,17})x([1-9][0-9]{0,17})x([1-9][0-9]{0,17}):")
 
 _KINDS: dict[str, type[Block]] = {
     "conv": Conv, "inverted": InvertedBottleneck, "maxpool": MaxPool, "globalpool": GlobalPool,

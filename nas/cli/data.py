@@ -21,6 +21,7 @@ from nas.cli.options import (
     make_augmentation,
     make_images,
     own_images,
+    path_option,
 )
 
 REFUSED = 1
@@ -83,7 +84,8 @@ def _flags(options: Any) -> str:
 def augment(
     dataset: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A data set's name, or the path of own images.")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The .png file to write.", show_default=False)
+        Path | None,
+        typer.Option("-o", "--output", help="The .png file to write.", show_default=False, **path_option("FILE")),
     ] = None,
     mirror: Mirror = None,
     augment: Augment = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from nas.cli.options import AsJson, DataDir, Quiet, Storage, StudyName, make_machine, one_study
+from nas.cli.options import AsJson, DataDir, Quiet, Storage, StudyName, make_machine, one_study, path_option
 
 if TYPE_CHECKING:
     from nas.library import Exported
@@ -32,7 +32,8 @@ def export(
         str, typer.Option("--to", metavar="TARGETS", help="Some of onnx,torch,int8,c,script with commas, or all.")
     ] = "all",
     folder: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="DIR", help="The folder to write.", show_default=False)
+        Path | None,
+        typer.Option("-o", "--output", help="The folder to write.", show_default=False, **path_option("DIR")),
     ] = None,
     check: Annotated[
         Check, typer.Option(help="The images that the exports are checked on; test is an opening, and recorded.")
@@ -84,11 +85,14 @@ def export(
 
 
 def _print(result: Exported) -> None:
-    seen = ", which it was trained on" if result.trained_on else ""
     print(f"{result.schedule}\n{result.num_params:,} parameters, from {result.source}")
     for target in result.targets:
         difference = "" if target.difference is None else f"  (differs by {target.difference:.1e} at most)"
         print(f"{target.name}: {', '.join(target.files)}{difference}")
         for note in target.notes:
             print(f"    {note}")
-    print(f"checked on {result.images:,} {result.split} images{seen}; written to {result.folder}")
+    checked = ""
+    if [target.name for target in result.targets] != ["script"]:  # which is not checked on images
+        seen = ", which it was trained on" if result.trained_on else ""
+        checked = f"checked on {result.images:,} {result.split} images{seen}; "
+    print(f"{checked}written to {result.folder}")

@@ -27,7 +27,7 @@ DOES_NOT_FIT = 1
 
 
 def count(
-    schedule: Annotated[str, typer.Argument(help="The architecture, in one line.")],
+    schedule: Annotated[str, typer.Argument(help="The architecture, in one line; or a record's cap, such as 1000.")],
     max_params: MaxParams = None,
     max_macs: MaxMacs = None,
     budget: BudgetFile = None,
@@ -50,7 +50,7 @@ def count(
     from nas.architecture import Architecture
     from nas.footprint import counts, folded_params
 
-    architecture = Architecture.parse(schedule)
+    architecture = Architecture.parse(_schedule_of_record(schedule) if schedule.isdecimal() else schedule)
     limits = None
     if max_params is not None or max_macs is not None or budget is not None:
         limits = make_budget(max_params, max_macs, budget)
@@ -84,6 +84,15 @@ def count(
             console.print(deployment_table(deployment))
     if fits is False:
         raise typer.Exit(DOES_NOT_FIT)
+
+
+def _schedule_of_record(cap: str) -> str:
+    """The schedule of the record with a cap; the text as it is where there is none."""
+    from nas.files import read_text
+    from nas.study import studies_dir
+
+    path = studies_dir() / "records" / cap / "architecture.txt"
+    return read_text(path) if path.is_file() else cap
 
 
 def _limit(title: str, flash: int | None, ram: int | None) -> DeviceLimit:

@@ -15,7 +15,10 @@ INTERRUPTED = 130
 
 
 def resume_line(arguments: Sequence[str] | None = None) -> str:
-    """Return the last line of an interrupted command."""
+    """Return the last line of an interrupted command; an export, written whole or not at all, begins anew."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["export"]:
+        return f"interrupted; nothing was written. Run it again: {command_line(arguments)}"
     return f"interrupted; nothing finished is lost. To resume: {command_line(arguments)}"
 
 

@@ -45,6 +45,17 @@ def bytes_option() -> dict[str, Any]:
     return parsed(parse_bytes, "BYTES")
 
 
+def path_option(metavar: str) -> dict[str, Any]:
+    """Return the arguments of an option that takes a path to write to; an empty one would be the current folder."""
+
+    def parse_path(text: str) -> Path:
+        if not text:
+            raise UsageError("the path is empty: name one")
+        return Path(text)
+
+    return parsed(parse_path, metavar)
+
+
 MaxParams = Annotated[
     int | None,
     typer.Option("--max-params", help="Most learnable parameters, such as 8000 or 8k.", **parsed(parse_count, "N")),

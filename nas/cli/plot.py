@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.options import DataDir, Storage, StudyName, one_study
+from nas.cli.options import DataDir, Storage, StudyName, one_study, path_option
 from nas.errors import UsageError
 
 
@@ -22,7 +22,8 @@ def plot(
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A .svg, .png or .html (default: NAME.svg).")
+        Path | None,
+        typer.Option("--output", "-o", help="A .svg, .png or .html (default: NAME.svg).", **path_option("FILE")),
     ] = None,
     study: StudyName = None,
     storage: Storage = None,

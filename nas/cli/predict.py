@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import errno
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from nas.cli.options import AsJson, StudyName, one_study, require_one
+from nas.cli.options import AsJson, StudyName, one_study, path_option, plural, require_one
 
 if TYPE_CHECKING:
     from nas.final import Prediction, PredictionBatch
@@ -37,7 +38,8 @@ def predict(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: AsJson = False,
     picture: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Write the images as the network saw them, in a grid.")
+        Path | None,
+        typer.Option(help="Write the images as the network saw them, in a grid.", **path_option("FILE.png")),
     ] = None,
     polarity: Annotated[
         Literal["auto", "as-is", "invert"],
@@ -61,6 +63,7 @@ def predict(
     network = one_study(network, named)
     if picture is not None:  # all of this before torch is imported: seconds
         require_place(picture)
+        _require_no_input(picture, images)
     unread = [{"file": path, "reason": reason} for path in images if path != "-" and (reason := _missing(path))]
     there = [path for path in images if path not in {each["file"] for each in unread}]
     if not there:
@@ -78,6 +81,8 @@ def predict(
         failed = [dataclasses.asdict(file) for file in batch.unread]
         _print_unread(failed)
         unread += failed
+        if batch.left_out:
+            print(f"{plural(batch.left_out, 'other file')} left out", file=sys.stderr)
         if picture is not None and len(shown) < GRID_IMAGES:
             shown += batch.predictions
             pixels += batch.pixels
@@ -91,6 +96,20 @@ def predict(
         raise typer.Exit(UNREAD)
 
 
+def _require_no_input(picture: Path, images: list[str]) -> None:
+    """Raise `UsageError` where a picture would take the place of a file that is read, by whatever name or link."""
+    from nas.errors import UsageError
+
+    if not picture.exists():
+        return
+    there = picture.stat()
+    below = (os.path.join(folder, name) for path in images for folder, _, names in os.walk(path) for name in names)  # noqa: PTH118
+    for path in (*images, *below):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(path), there):  # noqa: PTH116  as below
+                raise UsageError(f"--picture {picture} is one of the images that are read: name another file")
+
+
 def _missing(path: str) -> str:
     """Why there is nothing at a path; an empty text where something is."""
     try:
@@ -102,7 +121,12 @@ def _missing(path: str) -> str:
 
 def _print_unread(files: list[dict[str, str]]) -> None:
     for each in files:
-        print(f"error: {each['file']}: {each['reason']}", file=sys.stderr, flush=True)
+        print(f"error: {_escaped(each['file'])}: {each['reason']}", file=sys.stderr, flush=True)
+
+
+def _escaped(text: str) -> str:
+    """Return a text without what a terminal would obey: control characters, line ends, unpaired bytes."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 class _Printer:
@@ -116,7 +140,9 @@ class _Printer:
             self.csv.writerow(("file", "class", "probability", "runner_up", "runner_up_probability", "notes"))
 
     def print(self, batch: PredictionBatch) -> None:
-        width = min(60, max((len(each.file) for each in batch.predictions), default=0))
+        from rich.cells import cell_len
+
+        width = min(60, max((cell_len(_escaped(each.file)) for each in batch.predictions), default=0))
         for each in batch.predictions:
             if self.form == "csv":
                 second = (each.runner_up, f"{each.runner_up_probability:.6f}")
@@ -125,8 +151,9 @@ class _Printer:
                 self.rows.append(_fields(each))
             else:
                 notes = f"  ({', '.join(each.notes)})" if each.notes else ""
+                name, label, other = map(_escaped, (each.file, each.label, each.runner_up))
                 print(
-                    f"{each.file:<{width}}  {each.label}  {100 * each.probability:.2f} %  then {each.runner_up} "
+                    f"{name}{' ' * (width - cell_len(name))}  {label}  {100 * each.probability:.2f} %  then {other} "
                     f"{100 * each.runner_up_probability:.2f} %{notes}"
                 )
 

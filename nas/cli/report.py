@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nas.cli.options import DataDir, Storage, notify, one_study
+from nas.cli.options import DataDir, Storage, notify, one_study, path_option
 
 
 def report(
@@ -16,7 +16,10 @@ def report(
     ] = None,
     named: Annotated[list[str] | None, typer.Option("--study", help="The same; may be given again.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The page (default: report.html in the study's folder).")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The page (default: report.html in the study's folder).", **path_option("FILE")
+        ),
     ] = None,
     storage: Storage = None,
     data_dir: DataDir = None,
@@ -25,6 +28,10 @@ def report(
 
     Validation images are read where they are here; the test split stays closed.
     """
+    if output is not None:
+        from nas.files import require_place
+
+        require_place(output)
     names = [one_study(name, None) or "" for name in (*(studies or ()), *(named or ()))]
     from nas.report import read_findings, write_page
     from nas.study import latest_study, without_winner

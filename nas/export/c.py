@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from nas.data import FolderOptions
+from nas.data import DATASETS, FolderOptions
 from nas.errors import StorageError
 from nas.export.c_cmsis import CMSIS_LAYER_BYTES, CmsisNetwork, cmsis_source
 from nas.export.c_float import float_source, pixels_of_sum
@@ -148,8 +148,18 @@ def _header(network: FoldedNetwork | IntegerNetwork, preparation: FolderOptions 
         "header.h",
         {"HEADER": _title(network, kind), "HEIGHT": height, "WIDTH": width, "CHANNELS": channels,
          "CLASSES": len(network.classes), "LOGIT": logit,
-         "PREPARATION": "" if preparation is None else f"\n   Trained on images made so: {preparation.words}."},
+         "PREPARATION": _look(network) if preparation is None else
+                        f"\n   Trained on images made so: {preparation.words}."},
     )  # fmt: skip
+
+
+def _look(network: FoldedNetwork | IntegerNetwork) -> str:
+    """A line on how images of MNIST and its relatives look; empty for all others."""
+    grey = [each for each in DATASETS.values() if each.input_shape[0] == 1]
+    if (network.input_shape, network.classes) not in [(each.input_shape, each.classes) for each in grey]:
+        return ""
+    digits = ": digits 20 pixels high or wide, their centre of mass in the middle, as MNIST's"
+    return f"\n   Light on a dark ground{digits if network.classes == DATASETS['mnist'].classes else ''}."
 
 
 def _class_names(classes: Sequence[str]) -> str:

@@ -61,11 +61,14 @@ class Net(nn.Module):
         self.network = build()
 
     def forward(self, images):
+        checked = not torch.compiler.is_compiling()  # a graph has no exceptions
+        if checked and images.shape[1:] != ({sides}):
+            raise ValueError(f"images are ({shape}), not {{tuple(images.shape)}}: give a batch of that size")
         if images.dtype == torch.uint8:
             images = images / 255
         elif not images.is_floating_point():
             raise TypeError(f"images are uint8, or floats on 0..1, not {{images.dtype}}: give 0 to 255 as uint8")
-        elif images.numel() and not torch.compiler.is_compiling():  # a graph has no exceptions
+        elif checked and images.numel():
             low, high = (float(end) for end in images.aminmax())
             if not (low > -0.001 and high < 1.001):  # resizing may have rounded
                 raise ValueError(f"floats are on 0..1, not {{low:g}} to {{high:g}}: divide levels of 0 to 255 by 255")
@@ -101,6 +104,7 @@ def source(
         schedule=architecture,
         num_params=architecture.num_params,
         shape=f"N, {channels}, {height}, {width}",
+        sides=f"{channels}, {height}, {width}",
         num_classes=architecture.num_classes,
         residual=RESIDUAL if any(layer.op == "add" for layer in architecture.layers) else "",
         layers=textwrap.indent("\n".join(module_lines(architecture, dropout)), " " * 8),

@@ -16,8 +16,9 @@ from nas.errors import StorageError, UsageError
 from nas.export.c import CReport, compiled_size, write_c
 from nas.export.c_check import check_c, find_cmsis, find_compiler
 from nas.export.c_cmsis import cmsis_network
+from nas.export.earlier import file_digests, require_replaceable
 from nas.export.fold import fold
-from nas.export.folder import ARCHITECTURE, WEIGHTS, architecture_folder, require_own
+from nas.export.folder import WEIGHTS, architecture_folder
 from nas.export.int8 import Int8Comparison, Int8Report, compare_int8, compare_predictions, write_int8
 from nas.export.integer import IntegerNetwork
 from nas.export.load import MANIFEST
@@ -38,7 +39,7 @@ from nas.export.script import (
 from nas.export.source import check_source, source
 from nas.export.target_names import TARGETS
 from nas.export.weights import read_network, write_network
-from nas.files import damaged, read_json, require_place, write_atomic, write_json
+from nas.files import write_atomic, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,32 +130,8 @@ def require_targets(
         raise UsageError("--qat trains the int8 network: export to int8 or c as well")
     if options.cmsis_nn:
         find_cmsis()
-    _require_replaceable(Path(folder), targets)
+    require_replaceable(Path(folder), targets)
     return own
-
-
-def _require_replaceable(folder: Path, targets: Sequence[str]) -> None:
-    """Raise `StorageError` if the folder holds anything but files that an earlier export wrote to the same targets."""
-    require_place(folder, folder=True)
-    require_own(folder, MANIFEST)
-    if not (folder / MANIFEST).is_file():
-        return
-    try:
-        before = {name: each["files"] for name, each in read_json(folder / MANIFEST)["targets"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise damaged(folder / MANIFEST, "it does not name the files of its targets") from error
-    if left := [name for name in TARGETS if name in before and name not in targets]:
-        raise StorageError(
-            f"{folder} holds an export to {', '.join(left)} too, which would be deleted: name another folder, or give "
-            "--to all of them"
-        )
-    own = {ARCHITECTURE, "architecture.txt", MANIFEST, *(file for files in before.values() for file in files)}
-    files = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if not path.is_dir())
-    if others := [path.as_posix() for path in files if path.as_posix() not in own and "__pycache__" not in path.parts]:
-        raise StorageError(
-            f"{folder} holds {others[0]}, which no export wrote and which would be deleted: name another folder, or "
-            "move it away"
-        )
 
 
 def export_targets(
@@ -192,7 +169,7 @@ def export_targets(
         if integer is not None and "int8" not in targets:
             for path in integer.report.files:
                 path.unlink()
-        write_json(new / MANIFEST, _manifest(origin, made))
+        write_json(new / MANIFEST, {**_manifest(origin, made), "digests": file_digests(new)})
     return made
 
 
@@ -351,7 +328,7 @@ def _size_note(name: str, report: CReport, measured: Mapping[str, Mapping[str, i
         f"{report.size.arena:,} of memory (and {report.size.image:,} for the image)"
     )
     for command, size in measured.items():
-        machine = "Cortex-M4" if command.startswith("arm") else "this machine"
+        machine = f"Cortex-M4 ({command})" if command.startswith("arm") else "this machine"
         text += f"; compiled for {machine} {size['text'] + size['data']:,} of flash, {size['bss']:,} of memory"
     return text
 

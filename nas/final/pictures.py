@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import stat
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +27,9 @@ MAX_PIXELS = 100_000_000
 
 BLANK = "blank: all pixels alike"
 BLANK_INSIDE = "blank for the network: all its pixels alike"
+
+_FAINT = 1 / 8
+"""Share of the levels that an image spans at least; below it is noted."""
 
 _INK = 0.25
 """Share of the contrast above which a pixel of a drawing belongs to it."""
@@ -52,17 +58,41 @@ class Picture:
     pixels: Pixels
     """(C, H, W)."""
     notes: tuple[str, ...]
-    """The changes beyond size and colour, inverted and centred; `BLANK` where the file's image has one colour, or
-    `BLANK_INSIDE` where the network's has."""
+    """The changes beyond size and colour, inverted and centred; the first of several pictures, and very low contrast;
+    `BLANK` where the file's image has one colour, or `BLANK_INSIDE` where the network's has."""
 
 
-def image_files(path: Path) -> Iterator[Path]:
-    """Yield the files below a folder whose suffix is an image's, in order; hidden ones and folders are left out."""
-    known = Image.registered_extensions()
-    for each in sorted(path.rglob("*")):
-        hidden = any(part.startswith(".") for part in each.relative_to(path).parts)
-        if not hidden and each.suffix.lower() in known and each.is_file():
-            yield each
+class ImageFiles:
+    """The files below folders whose suffix is an image's; hidden ones are passed over, and all others counted."""
+
+    def __init__(self) -> None:
+        self.left_out = 0
+        """Other files so far: without an image's suffix, links to folders, and what is no regular file."""
+
+    def below(self, folder: Path) -> Iterator[tuple[Path, OSError | None]]:
+        """Yield each file in order; with an error, a folder that cannot be read and a link that leads nowhere."""
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            yield folder, error
+            return
+        for entry in entries:
+            path = folder / entry.name
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from self.below(path)
+                continue
+            try:
+                regular = stat.S_ISREG(entry.stat().st_mode)
+            except OSError as error:
+                yield path, error
+                continue
+            if regular and path.suffix.lower() in Image.registered_extensions():
+                yield path, None
+            else:
+                self.left_out += 1
 
 
 def read_picture(source: Path | bytes, fit: Fit, polarity: Polarity = "auto") -> Picture:
@@ -79,9 +109,13 @@ def read_picture(source: Path | bytes, fit: Fit, polarity: Polarity = "auto") ->
             with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
                 if opened.width * opened.height > MAX_PIXELS:
                     raise DataError(f"it has {opened.width:,} x {opened.height:,} pixels, which is too many")
+                several = _several(opened)
                 if fit.own is not None:
-                    return _as_own(opened, fit.own, polarity)
-                image = _plain(ImageOps.exif_transpose(opened), channels=fit.input_shape[0])
+                    made = _as_own(opened, fit.own, polarity)
+                else:
+                    plain = _plain(ImageOps.exif_transpose(opened), channels=fit.input_shape[0])
+                    made = _fitted(plain, fit, polarity)
+                return replace(made, notes=(*made.notes, *_faint(opened), *several))
     except UnidentifiedImageError as error:
         raise DataError("it is no image that Pillow reads") from error
     except Image.DecompressionBombError as error:
@@ -90,7 +124,28 @@ def read_picture(source: Path | bytes, fit: Fit, polarity: Polarity = "auto") ->
         raise
     except Exception as error:  # Pillow's plugins raise nearly anything for a broken file
         raise DataError(getattr(error, "strerror", None) or f"it is damaged ({error})") from error
-    return _fitted(image, fit, polarity)
+
+
+def _several(image: Image.Image) -> tuple[str, ...]:
+    """The note on a file of several pictures: frames, or pages."""
+    count = 1
+    with contextlib.suppress(Exception):  # a later one is damaged: the first is read all the same
+        count = getattr(image, "n_frames", 1)
+    image.seek(0)
+    return (f"first of {count} pictures",) if count > 1 else ()
+
+
+def _faint(image: Image.Image) -> tuple[str, ...]:
+    """The note on an image with a fraction of the levels that its file can hold, as of 12 bits in 16, and no blank."""
+    if image.mode in ("P", "PA"):  # their levels are numbers of colours
+        image = image.convert("RGBA")
+    low, high = max(_extrema(image), key=lambda ends: ends[1] - ends[0])
+    full = 255
+    if image.mode.startswith(("I", "F")) and high > 255:
+        full = 65535
+    elif image.mode == "F" and high <= 1:
+        full = 1
+    return (f"very low contrast: levels {low:g} to {high:g} of {full}",) if 0 < high - low < full * _FAINT else ()
 
 
 def _as_own(image: Image.Image, options: FolderOptions, polarity: Polarity) -> Picture:
@@ -156,8 +211,13 @@ def _picture(pixels: Pixels, notes: list[str], blank: bool) -> Picture:
 
 def _one_colour(image: Image.Image) -> bool:
     """True where every band of an image has one level."""
+    return all(low == high for low, high in _extrema(image))
+
+
+def _extrema(image: Image.Image) -> tuple[tuple[float, float], ...]:
+    """The lowest and the highest level of every band."""
     extrema: Any = image.getextrema()
-    return all(low == high for low, high in (extrema if isinstance(extrema[0], tuple) else (extrema,)))
+    return extrema if isinstance(extrema[0], tuple) else (extrema,)
 
 
 def _shrinks(image: Image.Image, width: int, height: int) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from nas.data import DATASETS, FolderOptions, own_options
 from nas.errors import DataError
 from nas.export import OnnxNetwork
-from nas.final.pictures import Fit, Pixels, Polarity, image_files, read_picture
+from nas.final.pictures import Fit, ImageFiles, Pixels, Polarity, read_picture
 from nas.model import TrainedNetwork
 
 STDIN = "-"
@@ -35,7 +36,8 @@ class Prediction:
     """The second class; empty where there is but one."""
     runner_up_probability: float
     notes: tuple[str, ...]
-    """The guesses made of the file, inverted and centred; and that there is nothing to see in it, blank."""
+    """The guesses made of the file, inverted and centred; that it has several pictures; and that there is little to see
+    in it, very low contrast, or nothing, blank."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,8 @@ class PredictionBatch:
     pixels: tuple[Pixels, ...]
     """The image (C, H, W) of each prediction."""
     unread: tuple[UnreadFile, ...]
+    left_out: int = 0
+    """Other files in the folders; of all folders in the last batch."""
 
 
 def fit_of(network: TrainedNetwork | OnnxNetwork, dataset: str | None = None) -> Fit:
@@ -89,14 +93,15 @@ def predict_files(
     """Yield the predictions for image files, folders (with what is below them) and `-` (standard input), in order.
 
     Files are made ready as the images of `dataset`, the data set that the network was trained on, if it is known. A
-    file that is missing or no image is among `unread`, and the others go on.
+    file that is missing or no image is among `unread`, and the others go on; so is a folder that cannot be read.
     """
     fit = fit_of(network, dataset)
     names: list[str] = []
     pixels: list[Pixels] = []
     notes: list[tuple[str, ...]] = []
     unread: list[UnreadFile] = []
-    for name, read in _sources(paths):
+    folders = ImageFiles()
+    for name, read in _sources(paths, folders):
         try:
             picture = read_picture(read(), fit, polarity)
         except DataError as error:
@@ -110,28 +115,30 @@ def predict_files(
         if len(names) + len(unread) == BATCH:
             yield _batch(network, names, pixels, notes, unread)
             names, pixels, notes, unread = [], [], [], []
-    if names or unread:
-        yield _batch(network, names, pixels, notes, unread)
+    if names or unread or folders.left_out:
+        yield replace(_batch(network, names, pixels, notes, unread), left_out=folders.left_out)
 
 
-def _sources(paths: Sequence[str | Path]) -> Iterator[tuple[str, Callable[[], Path | bytes]]]:
+def _sources(paths: Sequence[str | Path], folders: ImageFiles) -> Iterator[tuple[str, Callable[[], Path | bytes]]]:
     """Each file's name, and a function that gives its path or its bytes."""
     for path in map(str, paths):
         if path == STDIN:
             yield "standard input", sys.stdin.buffer.read
         elif os.path.isdir(path):  # noqa: PTH112  pathlib raises for a name that is too long
             found = False
-            for file in image_files(Path(path)):
+            for file, error in folders.below(Path(path)):
                 found = True
-                yield str(file), lambda file=file: file  # type: ignore[misc]
+                yield str(file), partial(_read_or_raise, file, error)
             if not found:
-                yield path, _no_images
+                yield path, partial(_read_or_raise, Path(path), DataError("no image in this folder"))
         else:
-            yield path, lambda path=path: Path(path)  # type: ignore[misc]
+            yield path, partial(_read_or_raise, Path(path))
 
 
-def _no_images() -> bytes:
-    raise DataError("no image in this folder")
+def _read_or_raise(path: Path, error: Exception | None = None) -> Path:
+    if error is not None:
+        raise error
+    return path
 
 
 def _batch(

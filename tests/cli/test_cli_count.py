@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import toys
@@ -112,3 +113,18 @@ def test_a_board_is_a_cap(counted):
     assert code == 0
     assert "at most 16,384 bytes of flash and at most 3,072 bytes of RAM" in out
     assert toys.nas("search", "--board", "c64", "--dry-run")[0] == 2
+
+
+def test_a_budget_that_is_named_as_a_board_is_called_so():
+    code, _, err = toys.nas("count", TEXT, "--board", "m4")
+    assert code == 2
+    assert "no board 'm4' ('m4' is a budget: --budget m4): give one of nano-33-ble" in err
+
+
+def test_the_cap_of_a_record_is_its_network(monkeypatch):
+    monkeypatch.setenv("NAS_STUDIES", str(Path(__file__).parents[2] / "studies"))
+    code, out, _ = toys.nas("count", "1000", "--json")
+    assert (code, json.loads(out)["num_params"]) == (0, 996)
+    code, _, err = toys.nas("count", "1001")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "one global pool G and one classifier C: '1001' does not" in err

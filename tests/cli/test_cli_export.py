@@ -10,8 +10,11 @@ import toys
 from tiny_run import TINY, write_tiny_run
 
 import nas
+from nas.cli.export import _print
+from nas.cli.interrupts import resume_line
 from nas.errors import StorageError
-from nas.library import exporting
+from nas.export import ExportedTarget
+from nas.library import Exported, exporting
 
 
 @pytest.fixture
@@ -63,11 +66,12 @@ def test_what_cannot_be_is_refused_in_one_line(studies, tmp_path, arguments, cod
 
 
 @pytest.mark.parametrize(
-    "place", ["file", "file/out", "file/more/out", "loop/out", "n" * 300, "n" * 250, "new/" + "n" * 300]
+    "place", ["file", "file/out", "file/more/out", "loop/out", "gone", "n" * 300, "n" * 250, "new/" + "n" * 300]
 )
 def test_a_folder_that_cannot_be_is_refused_before_anything_is_loaded(place, studies, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     with monkeypatch.context() as patch:
         patch.setattr("nas.library.export_network", lambda *args, **options: pytest.fail("a network is loaded"))
         code, out, err = toys.nas("export", "mine", "--to", "onnx", "-o", str(tmp_path / place))
@@ -77,7 +81,7 @@ def test_a_folder_that_cannot_be_is_refused_before_anything_is_loaded(place, stu
     monkeypatch.setattr(exporting, "ready_dataset", lambda *args: pytest.fail("images are loaded"))
     with pytest.raises(StorageError, match="cannot write"):
         nas.export_network("mine", to="onnx", folder=tmp_path / place)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "loop", "studies"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "gone", "loop", "studies"]
 
 
 def test_missing_parents_of_a_folder_are_made(studies, tmp_path):
@@ -112,3 +116,38 @@ def test_what_cannot_be_made_is_refused_before_anything_is_loaded(studies, tmp_p
         assert words in err
         assert err.count("\n") == 1  # nothing of loading
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["export", "-o"], ["predict", ".", "--picture"], ["report", "-o"], ["plot", "curves", "-o"]]
+)
+def test_no_path_and_the_root_are_refused(arguments):
+    code, out, err = toys.nas(*arguments, "")
+    assert (code, out) == (2, "")
+    assert "the path is empty" in err
+    code, out, err = toys.nas(*arguments, "/")
+    assert (code > 1, out, err.count("\n")) == (True, "", 1)
+    assert "Traceback" not in err
+
+
+def test_a_script_alone_is_not_called_checked(capsys):
+    targets = [ExportedTarget(name="script", files=("train.py",), difference=None)]
+    fields = {
+        "folder": Path("out"),
+        "source": Path("best"),
+        "schedule": "8 G C",
+        "num_params": 9,
+        "split": "validation",
+    }
+    _print(Exported(**fields, targets=tuple(targets), images=10, trained_on=True))
+    assert capsys.readouterr().out.endswith("train.py\nwritten to out\n")
+    targets.append(ExportedTarget(name="torch", files=("model.py",), difference=None))
+    _print(Exported(**fields, targets=tuple(targets), images=10, trained_on=False))
+    assert capsys.readouterr().out.endswith("checked on 10 validation images; written to out\n")
+
+
+def test_an_interrupted_export_begins_anew():
+    assert resume_line(["export", "1000", "-o", "x y"]) == (
+        "interrupted; nothing was written. Run it again: nas export 1000 -o 'x y'"
+    )
+    assert resume_line(["search"]).endswith("To resume: nas search")

@@ -7,6 +7,8 @@ import errno
 import io
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,7 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name, level in (("a.png", 10), ("b.png", 240)):
         image = Image.new("L", (40, 40), level)
-        image.putpixel((20, 20), 120)
+        image.paste(120, (15, 15, 25, 25))
         image.resize((16, 16)).save(folder / name)
     return folder
 
@@ -148,3 +150,65 @@ def test_a_network_that_is_not_there_is_one_line(images):
         assert (code, out) == (4, "")
         assert len(err.splitlines()) == 1
     assert toys.nas("predict", str(images), "--csv", "--json")[0] == 2
+
+
+@pytest.mark.parametrize("way", ["itself", "in its folder", "link", "hard link", "dots", "link to the folder"])
+def test_a_picture_never_takes_the_place_of_an_image_that_is_read(way, images, unloaded, tmp_path):
+    image = images / "a.png"
+    before = image.read_bytes()
+    (tmp_path / "link.png").symlink_to(image)
+    (tmp_path / "hard.png").hardlink_to(image)
+    (tmp_path / "folder").symlink_to(images)
+    named = image if way == "itself" else images
+    place = {
+        "link": tmp_path / "link.png", "hard link": tmp_path / "hard.png",
+        "link to the folder": tmp_path / "folder" / "a.png", "dots": images / ".." / images.name / "a.png",
+    }.get(way, image)  # fmt: skip
+    code, out, err = toys.nas("predict", str(named), "--picture", str(place))
+    assert (code, out) == (2, "")
+    assert err == f"error: --picture {place} is one of the images that are read: name another file\n"
+    assert image.read_bytes() == before
+
+
+def test_a_picture_may_take_the_place_of_another_file(images, tmp_path):
+    (tmp_path / "grid.png").write_text("old")
+    assert toys.nas("predict", str(images), "--picture", str(tmp_path / "grid.png"))[0] == 0
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.format == "PNG"
+
+
+def test_links_that_lead_nowhere_are_named_and_other_files_counted(images):
+    (images / "gone.png").symlink_to(images / "nowhere.png")
+    (images / "notes.txt").touch()
+    (images / "link").symlink_to(images)
+    os.mkfifo(images / "pipe.png")
+    code, out, err = toys.nas("predict", str(images))
+    assert (code, len(out.splitlines())) == (1, 2)
+    assert err == f"error: {images / 'gone.png'}: No such file or directory\n3 other files left out\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="as root it takes setpriv (util-linux)")
+def test_a_folder_that_may_not_be_entered_is_named(images):
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    (images / "closed").mkdir()
+    (images / "closed").chmod(0)
+    try:
+        command = [*drop, *toys.COMMAND, "predict", str(images), str(images / "closed")]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    finally:
+        (images / "closed").chmod(0o755)
+    assert (ran.returncode, len(ran.stdout.splitlines())) == (1, 2)
+    assert ran.stderr == 2 * f"error: {images / 'closed'}: Permission denied\n"
+
+
+def test_what_a_terminal_would_obey_is_escaped_in_text_alone(images, monkeypatch):
+    monkeypatch.chdir(images)
+    name = "\x1b[31mred\n画.png"
+    (images / "a.png").rename(images / name)
+    (images / "bad\r.png").write_text("no image")
+    code, out, err = toys.nas("predict", ".")
+    assert code == 1
+    assert out.startswith("\\x1b[31mred\\n画.png  ")
+    assert out.splitlines()[1].startswith("b.png" + 14 * " " + "  ")  # as wide on the screen
+    assert err == "error: bad\\r.png: it is no image that Pillow reads\n"
+    assert next(csv.DictReader(io.StringIO(toys.nas("predict", ".", "--csv")[1])))["file"] == name

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from strategies import architectures
 
 from nas.architecture import Architecture
+from nas.data import DATASETS
 from nas.errors import StorageError, UsageError
-from nas.export.c import C_TOLERANCE, compiled_size, write_c
+from nas.export.c import C_TOLERANCE, _header, compiled_size, write_c
 from nas.export.fold import fold
 from nas.export.integer import IntegerNetwork
 from nas.footprint import footprint, make_plan
@@ -268,3 +269,19 @@ def test_a_compiler_that_fails_or_lacks_is_told(tmp_path: Path) -> None:
     need("gcc", "gcc")
     with pytest.raises(StorageError, match=r"gcc fails on the exported C code: .*error"):
         compiled_size(tmp_path, ("gcc",))
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "words"),
+    [
+        ((1, 28, 28), DATASETS["mnist"].classes, "Light on a dark ground: digits 20 pixels high or wide, their centre"),
+        ((1, 28, 28), DATASETS["kmnist"].classes, "Light on a dark ground."),
+        ((3, 32, 32), DATASETS["cifar10"].classes, ""),
+        ((1, 28, 28), tuple("abcdefghij"), ""),
+    ],
+)
+def test_the_header_says_how_images_of_mnist_and_its_relatives_look(shape, classes, words):
+    made = replace(random_network(Architecture.parse(f"{'x'.join(map(str, shape))}: 4 G C")), classes=classes)
+    text = _header(fold(made), None)
+    assert f"Not normalised.{words and f'{chr(10)}   {words}'}" in text
+    assert ("dark ground" in text) == bool(words)

@@ -6,6 +6,7 @@ import ast
 import builtins
 import importlib
 import os
+import re
 import subprocess
 import sys
 
@@ -109,11 +110,14 @@ class Net(nn.Module):
         self.network = build()
 
     def forward(self, images):
+        checked = not torch.compiler.is_compiling()  # a graph has no exceptions
+        if checked and images.shape[1:] != (1, 28, 28):
+            raise ValueError(f"images are (N, 1, 28, 28), not {tuple(images.shape)}: give a batch of that size")
         if images.dtype == torch.uint8:
             images = images / 255
         elif not images.is_floating_point():
             raise TypeError(f"images are uint8, or floats on 0..1, not {images.dtype}: give 0 to 255 as uint8")
-        elif images.numel() and not torch.compiler.is_compiling():  # a graph has no exceptions
+        elif checked and images.numel():
             low, high = (float(end) for end in images.aminmax())
             if not (low > -0.001 and high < 1.001):  # resizing may have rounded
                 raise ValueError(f"floats are on 0..1, not {low:g} to {high:g}: divide levels of 0 to 255 by 255")
@@ -211,6 +215,16 @@ def test_a_net_refuses_floats_beyond_1(images, words):
         net(images)
     with pytest.raises(UsageError, match=f"floating-point images are on 0..1, {words}"):
         network(PLAIN).predict(images)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 28, 28), (28, 28), (784,), (2, 1, 27, 28), (2, 3, 28, 28), (2, 784), (2, 28, 28, 1), (1, 2, 1, 28, 28)],
+)
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
+def test_a_net_refuses_other_shapes(shape, kind):
+    with pytest.raises(ValueError, match=re.escape(f"images are (N, 1, 28, 28), not {shape}: give a batch")):
+        run_source(source_of(PLAIN))["Net"]()(torch.zeros(shape, dtype=kind))
 
 
 def test_a_net_takes_no_images_rounded_ones_and_becomes_a_graph():

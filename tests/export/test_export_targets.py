@@ -193,6 +193,19 @@ def test_an_export_replaces_itself_alone(tmp_path):
     with pytest.raises(StorageError, match=r"holds model-seed0\.pt, which no export wrote"):
         export_targets(out, origin(), ["onnx", "torch", "script"])
     assert (out / "model-seed0.pt").read_text() == "mine"
+    (out / "model-seed0.pt").unlink()
+    edited = (out / "model.py").read_text() + "# mine\n"
+    (out / "model.py").write_text(edited)
+    with pytest.raises(StorageError, match=r"holds model\.py, which was changed after the export wrote it"):
+        export_targets(out, origin(), ["onnx", "torch", "script"])
+    assert (out / "model.py").read_text() == edited
+    stated = json.loads((out / "export.json").read_text())
+    del stated["digests"]  # an earlier version wrote none
+    (out / "export.json").write_text(json.dumps(stated))
+    export_targets(out, origin(), ["onnx", "torch", "script"])
+    (out / "export.json").write_text(json.dumps({**stated, "digests": 3}))
+    with pytest.raises(StorageError, match="does not name the files"):
+        export_targets(out, origin(), ["onnx", "torch", "script"])
     (out / "export.json").write_text('{"targets": 3}')
     with pytest.raises(StorageError, match="does not name the files"):
         export_targets(out, origin(), ["onnx", "torch", "script"])

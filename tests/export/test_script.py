@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,24 @@ def test_a_script_says_what_it_lacks(arguments, words, tmp_path):
     assert ran.returncode == 2
     assert words in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_a_script_states_its_defaults_and_leaves_no_folder_of_a_failed_download(tmp_path):
+    (tmp_path / "mine").mkdir()
+    download = "datasets.CIFAR10(root, train=train, download=True)"
+    failing = "(Path(root) / 'raw' / 'parts').mkdir(parents=True); raise OSError('no network')"
+    assert download in made()
+    (tmp_path / "train.py").write_text(made().replace(f"data = {download}", failing))
+    run = partial(subprocess.run, cwd=tmp_path, capture_output=True, text=True, check=False)
+    for folder in ("data", "mine/data"):
+        ran = run([sys.executable, "train.py", "--data", folder])
+        assert "no images in" in ran.stderr
+        assert not (tmp_path / folder).exists()
+    assert (tmp_path / "mine").is_dir()
+    shown = " ".join(run([sys.executable, "train.py", "--help"]).stdout.split())
+    assert "seed of the weights and of all random changes (default: 0)" in shown
+    assert "times that every training image is seen (default: 2)" in shown
+    assert "device of torch: cpu, cuda or mps (default: c" in shown
 
 
 def test_no_field_of_a_recipe_is_overlooked(monkeypatch):

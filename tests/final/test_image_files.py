@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from nas.data import FolderOptions
 from nas.errors import DataError
-from nas.final.pictures import BLANK, BLANK_INSIDE, Fit, image_files, read_picture
+from nas.final.pictures import BLANK, BLANK_INSIDE, Fit, ImageFiles, read_picture
 
 GREY = Fit(input_shape=(1, 28, 28), light_on_dark=True, digits=False)
 DIGITS = Fit(input_shape=(1, 28, 28), light_on_dark=True, digits=True)
@@ -187,4 +187,45 @@ def test_a_folder_gives_its_images_in_order(tmp_path: Path):
     for name in ("b.png", "a.JPG", "sub/c.png", "notes.txt", ".hidden/d.png", "sub/.e.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    assert [str(path.relative_to(tmp_path)) for path in image_files(tmp_path)] == ["a.JPG", "b.png", "sub/c.png"]
+    assert [str(path.relative_to(tmp_path)) for path, _ in ImageFiles().below(tmp_path)] == [
+        "a.JPG",
+        "b.png",
+        "sub/c.png",
+    ]
+
+
+LEVELS = np.asarray(drawing((40, 40))).astype(np.uint16)
+
+
+@pytest.mark.parametrize("fit", [GREY, DIGITS, COLOUR, OWN], ids=("grey", "digits", "colour", "own"))
+@pytest.mark.parametrize(
+    ("levels", "words"),
+    [
+        (LEVELS * 16, "0 to 4080 of 65535"), (LEVELS * 4, "0 to 1020 of 65535"), (LEVELS * 257, None),
+        ((LEVELS // 10).astype(np.uint8), "0 to 25 of 255"), (LEVELS.astype(np.uint8), None),
+        ((LEVELS / 2550).astype(np.float32), "0 to 0.1 of 1"), ((LEVELS / 255).astype(np.float32), None),
+        (LEVELS.astype(">u2") * 16, "0 to 4080 of 65535"), ((LEVELS * 16).astype(np.int32), "0 to 4080 of 65535"),
+    ],
+)  # fmt: skip
+def test_a_fraction_of_a_files_levels_is_noted(levels, words, fit):
+    notes = read_picture(content(Image.fromarray(levels), "TIFF"), fit).notes
+    assert [note for note in notes if "contrast" in note] == ([f"very low contrast: levels {words}"] if words else [])
+
+
+def test_colours_of_a_palette_are_no_levels():
+    assert read_picture(content(drawing().convert("P")), GREY).notes == ()
+    faint = drawing().point(lambda level: level // 10).convert("RGB").quantize(2)
+    assert read_picture(content(faint), GREY).notes == ("very low contrast: levels 0 to 25 of 255",)
+
+
+@pytest.mark.parametrize("fit", [GREY, OWN], ids=("grey", "own"))
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "PNG", "WEBP"])
+def test_the_first_of_several_pictures_is_noted(kind, fit):
+    frames = [drawing(), drawing(light=False), drawing((28, 28)).rotate(90)]
+    several = content(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)
+    found, alone = (read_picture(each, fit) for each in (several, content(frames[0], kind, lossless=True)))
+    assert found.notes == ("first of 3 pictures",)
+    assert alone.notes == ()
+    assert (found.pixels == alone.pixels).all()
+    if kind == "GIF":  # a later one is cut off
+        read_picture(several[: len(several) * 9 // 10], fit)
