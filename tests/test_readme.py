@@ -24,7 +24,7 @@ def title(page):
 def written(page):
     """The text of a page but for its generated parts: recorded commands are those of their time."""
     text = page.read_text(encoding="utf-8")
-    return re.sub(r"<!-- (records|results|public) -->.*?<!-- /\1 -->", "", text, flags=re.S)
+    return re.sub(r"<!-- (records|results|elsewhere|public) -->.*?<!-- /\1 -->", "", text, flags=re.S)
 
 
 COMMANDS = sorted(

@@ -79,7 +79,7 @@ class FullRunPlan:
     def of_reference(cls, cap: str) -> FullRunPlan:
         """Plan the full run of a committed record once more: the same network, recipe, data set and seeds.
 
-        `cap` names the record, such as 8000 or 8k. The new run goes to `reproduction-CAP`: nothing committed is
+        `cap` names the record, such as 8000, 8k or fashion-mnist-8k. The new run goes to `reproduction-CAP`: nothing committed is
         written to. Raise `StorageError` where the record is not there or damaged.
         """
         cap, known, records = _digits(cap), _records(), studies_dir() / RECORDS
@@ -168,8 +168,8 @@ def locate_run(name: str | None) -> Path:
 
 
 def _digits(cap: str) -> str:
-    """Return the name of a record: `8k` is 8000."""
-    return re.sub(r"^(\d+)k$", r"\g<1>000", cap)
+    """Return the name of a record: `8k` is 8000, `fashion-mnist-8k` is fashion-mnist-8000."""
+    return re.sub(r"(\d)k$", r"\g<1>000", cap)
 
 
 def _records() -> list[str]:

@@ -74,7 +74,7 @@ def train_best(
     ):
         return full_run(
             plan, training, test, pool, machine.provenance(training, found),
-            opened=f"once for these seeds, recorded in {OPENINGS}",
+            opened=f"for these seeds alone, each time recorded in {OPENINGS}",
             on_message=board.beside(view) if board else view,
         )  # fmt: skip
 
