@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -45,4 +47,9 @@ def plot(
     study = one_study(None, study)
     from nas.report import plot as draw  # imports torch: seconds
 
-    print(draw(name, study, storage=storage, data_dir=data_dir).save(path))
+    picture = draw(name, study, storage=storage, data_dir=data_dir)
+    with warnings.catch_warnings(record=True) as told:
+        picture.save(path)
+    for each in told:
+        print(f"warning: {each.message}", file=sys.stderr)
+    print(path)

@@ -206,7 +206,7 @@ def _dry_run(
     resumed = trials_to_resume(name, storage, settings.identity(space, data_hash=""))
     standing = "" if resumed is None else f" (it is there, with {plural(resumed, 'trial')})"
     print(
-        f"study {name}{standing}: {settings.budget} on {settings.dataset}, {workers} workers on "
+        f"study {name}{standing}: {settings.budget} on {settings.dataset}, {plural(workers, 'worker')} on "
         f"{machine.device}\n"
         f"{plural(settings.trials, 'brief trial')} of {plural(recipe.epochs, 'epoch')}, batch {recipe.batch_size}, "
         f"{settings.sampler} sampler, {settings.pruner} pruner, "

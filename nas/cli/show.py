@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,7 +36,7 @@ def show(
     """Read a study: the best trials, the front, finalists with their intervals, the full run, what is misread."""
     require_one(csv=as_csv, json=as_json, images=images)
     from nas.report import make_console, recipe_table
-    from nas.study import StudyStore, frame, latest_study, studies_dir, study_names, without_winner
+    from nas.study import Runs, StudyStore, frame, latest_study, studies_dir, study_names, without_winner
 
     study = one_study(study, named)
     name = study or ("" if storage else latest_study())
@@ -62,7 +63,9 @@ def show(
         return
     _show_search(store, table, console, top)
     found = _show_drawings(store, console, data_dir, images=images)
-    if found.reason is None and study is None and storage is None:
+    if found.reason is None and Runs().at_work(store.attrs):
+        console.print(f"\nits search is still running: nas watch {shlex.quote(name)}", style="yellow", markup=False)
+    elif found.reason is None and study is None and storage is None:
         console.print(f"\n{without_winner(name)}", style="yellow", markup=False)
 
 

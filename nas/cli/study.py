@@ -24,14 +24,16 @@ New = Annotated[str, typer.Argument(metavar="NEW", help="A name that is not take
 @study.command("list", cls=Command, epilog="Example: nas study list")
 def list_(as_json: AsJson = False) -> None:
     """List the studies, the latest last: trials, data set, size, last write, and whether one is worked in."""
-    from nas.report import make_console, studies_table
+    from nas.report import STUDY_COLUMNS, make_console, studies_table, study_rows
     from nas.study import list_studies, studies_dir
 
     found = list_studies()
     if as_json:
         print(json.dumps([dataclasses.asdict(each) for each in found], indent=1))
-    elif found:
+    elif found and sys.stdout.isatty():
         make_console(stdout=True).print(studies_table(found))
+    elif found:  # for cut and awk, without padding
+        print("\n".join("\t".join(row).rstrip() for row in (STUDY_COLUMNS, *study_rows(found))))
     else:
         print(f"no study in {studies_dir()}")
 

@@ -37,6 +37,7 @@ class FullRunPlan:
     target: float | None = None
     base: Path
     reference: dict[str, Any] | None = None  # what a committed run of the same states of itself
+    searched: bool = False  # the recipe is that of a search, whose teacher, or none, is its choice
 
     @classmethod
     def of_winner(cls, study: str) -> FullRunPlan:
@@ -46,7 +47,7 @@ class FullRunPlan:
         winner = read_winner(base / "best", weights=False)
         return cls(
             architecture=winner.architecture, recipe=Recipe.from_dict(dict(winner.recipe)), dataset=winner.dataset,
-            target=winner.target, base=base,
+            target=winner.target, base=base, searched=True,
         )  # fmt: skip
 
     @classmethod
@@ -79,8 +80,8 @@ class FullRunPlan:
     def of_reference(cls, cap: str) -> FullRunPlan:
         """Plan the full run of a committed record once more: the same network, recipe, data set and seeds.
 
-        `cap` names the record, such as 8000, 8k or fashion-mnist-8k. The new run goes to `reproduction-CAP`: nothing committed is
-        written to. Raise `StorageError` where the record is not there or damaged.
+        `cap` names the record, such as 8000, 8k or fashion-mnist-8k. The new run goes to `reproduction-CAP`: nothing
+        committed is written to. Raise `StorageError` where the record is not there or damaged.
         """
         cap, known, records = _digits(cap), _records(), studies_dir() / RECORDS
         if cap not in known:
@@ -101,11 +102,11 @@ class FullRunPlan:
         )  # fmt: skip
 
     def with_teacher(self, choice: str | None) -> FullRunPlan:
-        """Return the plan with a teacher, by `choose_teacher`; with None, what a record or a recipe has stays.
+        """Return the plan with a teacher, by `choose_teacher`; with None, that of a record, search or recipe stays.
 
         Raise `UsageError` for a bad schedule, and for augmentation that its teacher's factor takes too far.
         """
-        if choice is None and self.reference is not None and self.recipe.teacher is None:
+        if choice is None and (self.reference is not None or self.searched) and self.recipe.teacher is None:
             return self
         choice = choice or self.recipe.teacher  # that of a recipe is checked as well, before any data is opened
         chosen = choose_teacher(choice, num_params=self.architecture.num_params, dataset=find_dataset(self.dataset))
@@ -137,7 +138,7 @@ class FullRunPlan:
         target: float | None = None,
     ) -> FullRunPlan:  # fmt: skip
         """Return the plan with another recipe, number of epochs or seeds, or target; None changes nothing."""
-        changed = self if recipe is None else dataclasses.replace(self, recipe=recipe)
+        changed = self if recipe is None else dataclasses.replace(self, recipe=recipe, searched=False)
         if epochs is not None:
             changed = dataclasses.replace(changed, recipe=dataclasses.replace(changed.recipe, epochs=epochs))
         if seeds is not None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nas.report.console import PIPE_WIDTH, can_redraw, make_console
 from nas.report.names import PICTURE_NAMES, require_name, require_suffix
 from nas.report.tables import (
+    STUDY_COLUMNS,
     account,
     brief_account,
     cost,
@@ -26,6 +27,7 @@ from nas.report.tables import (
     recipe_table,
     run_table,
     studies_table,
+    study_rows,
     titled,
     trial_table,
 )
@@ -53,6 +55,7 @@ __all__ = [
     "PICTURE_NAMES",
     "PIPE_WIDTH",
     "REPORT",
+    "STUDY_COLUMNS",
     "Findings",
     "FreshReport",
     "ImageBar",
@@ -92,6 +95,7 @@ __all__ = [
     "sparkline",
     "status",
     "studies_table",
+    "study_rows",
     "study_view",
     "titled",
     "trial_table",

@@ -44,6 +44,11 @@ class Series:
     def points(self) -> list[Point]:
         return [point for part in self.parts for point in part]
 
+    @property
+    def shows(self) -> bool:
+        """Tell whether anything of it is to be seen: a line takes two points."""
+        return self.mark is not None or any(len(part) > 1 for part in self.parts)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:

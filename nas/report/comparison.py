@@ -34,6 +34,7 @@ def _table(studies: Sequence[Findings]) -> Markup:
         row = found.reason.finalists[0] if found.reason is not None and found.reason.finalists else None
         cap = found.settings.get("max_params")
         between = "" if row is None or row.interval is None else "{:.2f} to {:.2f}".format(*row.interval)
+        so_far = " so far" if found.reason is None and found.schedule is not None else None
         test = ""
         if run is not None:
             sd = "" if run.result.last5_sd is None else f" ± {run.result.last5_sd:.3f}"
@@ -47,7 +48,7 @@ def _table(studies: Sequence[Findings]) -> Markup:
         rows.append(
             tag("tr", tag("td", tag("a", found.name, href=f"#s{number}")),
                 [tag("td", value, class_="number") for value in numbers],
-                tag("td", tag("code", found.schedule or "none yet"), class_="schedule"))
+                tag("td", tag("code", found.schedule or "none yet"), so_far, class_="schedule"))
         )  # fmt: skip
     header = ("study", "data", "cap", "parameters", "validation", "95 % interval", "test, last-5", "complete", "cost",
               "winner")  # fmt: skip
@@ -74,7 +75,8 @@ def _parameters(studies: Sequence[Findings], caps: set[int | None]) -> Chart | N
         return None
     rules = tuple(Rule(axis="x", value=cap, label=f"cap {cap:,}") for cap in sorted(each for each in caps if each))
     return XYChart(
-        name="together", title="Accuracy against parameters", series=tuple(series), rules=rules,
+        name="together", title="Accuracy against parameters", rules=rules,
+        series=tuple(each for each in series if each.shows),
         x=number_axis("parameters", [*(point.x for point in drawn), *(rule.value for rule in rules)]),
         y=accuracy_axis("validation accuracy of brief trials, percent", [point.y for point in drawn]),
         alt=f"The brief trials of {len(studies)} studies.",
@@ -100,7 +102,7 @@ def _progress(studies: Sequence[Findings]) -> Chart | None:
         return None
     drawn = [point for each in series for point in each.points]
     return XYChart(
-        name="race", title="Best so far", series=tuple(series),
+        name="race", title="Best so far", series=tuple(each for each in series if each.shows),
         x=number_axis("minutes of training, all workers together", [point.x for point in drawn], from_zero=True),
         y=accuracy_axis("validation accuracy of brief trials, percent", [point.y for point in drawn]),
         alt="; ".join(f"{each.name} reached {each.points[-1].y:.2f} %" for each in series) + ".",

@@ -10,6 +10,9 @@ from nas.study import ENDED, Event, Progress
 WIDE = 80
 """Columns from which on a terminal has room for words beside the numbers."""
 
+NARROW = 60
+"""Columns below which a network stands on a line of its own."""
+
 NEARLY_DONE = 2.0
 """Seconds below which an estimate says no number: what is left to write is not in it."""
 
@@ -20,8 +23,12 @@ def event_line(event: Event, width: int | None) -> Text:
         return Text(event.note, style="dim")
     state = event.state or ("best" if event.leads else "")
     style = {"pruned": "dim", "failed": "red", "best": "bold green"}.get(state, "")
-    line = Text(f"{event.label:<12} {state:<6}  {_numbers(event.accuracy, event.loss, event.num_params, width)}  ")
-    line.style = style
+    narrow = width is not None and width < NARROW  # the network and its size have no room beside the other numbers
+    numbers = _numbers(event.accuracy, event.loss, 0 if narrow else event.num_params, width)
+    line = Text(f"{event.label:<12} {state:<6}  {numbers}  ", style=style)
+    if narrow:
+        line.rstrip()
+        line.append(f"\n  {event.num_params:,}  " if event.num_params else "\n  ")
     if event.state == "failed":  # why, before what
         return line.append(f"{event.note}  {event.text}" if event.note else event.text)
     line.append(event.text)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -185,7 +187,7 @@ def findings_of(store: StudyStore, *, data_dir: Path | None = None) -> Findings:
             reason, recipe = read_reason(folder / "best"), read_json(folder / "best" / "recipe.json")
             check_winner(folder / "best")
         except NasError as error:
-            broken.append(f"{error}: {attrs['command']}" if "command" in attrs else str(error))
+            broken.append(f"{error}: {_named(attrs['command'], store.base)}" if "command" in attrs else str(error))
     return Findings(
         name=store.name, folder=folder, settings=attrs["settings"], target=attrs.get("target"),
         trials=tuple(trials.trials()), finalist_trials=() if second is None else tuple(second.refresh().trials()),
@@ -193,6 +195,14 @@ def findings_of(store: StudyStore, *, data_dir: Path | None = None) -> Findings:
         recipe=recipe, runs=_runs(folder, broken), openings=_openings(folder / OPENINGS, broken),
         damaged=tuple(broken), data_dir=data_dir,
     )  # fmt: skip
+
+
+def _named(command: str, study: str) -> str:
+    """Return a search's command with the name that its study has now: one that was copied or renamed has another."""
+    words = shlex.split(command)
+    named = next((place for place, word in enumerate(words) if re.match("--study(=|$)", word)), len(words))
+    rest = words[named + 1 + (words[named : named + 1] == ["--study"]) :]
+    return shlex.join([*words[:named], "--study", study, *rest])
 
 
 def _runs(folder: Path, broken: list[str]) -> tuple[RunFiles, ...]:

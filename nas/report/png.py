@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import re
+import warnings
 from typing import Any
 
 from nas.errors import UsageError
@@ -14,9 +16,15 @@ TONES = ("#8d8c86", "#2a78d6", "#1baf7a", "#c98500", "#008300", "#4a3aa7", "#d63
 
 MARKS = {"circle": "o", "square": "s", "diamond": "D", "triangle": "^", None: ""}
 
+LETTERS = 112
+"""Letters of the smallest font that the width of a picture has room for, about."""
+
 
 def draw_png(chart: Chart) -> bytes:
-    """Return a chart as a PNG file. Raise `UsageError` where matplotlib is not installed."""
+    """Return a chart as a PNG file. Raise `UsageError` where matplotlib is not installed.
+
+    Characters that no font has are boxes, and one warning names them all.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -38,7 +46,16 @@ def draw_png(chart: Chart) -> bytes:
         case TileChart():
             _tiles(figure, chart)
     file = io.BytesIO()
-    figure.savefig(file, format="png")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        figure.savefig(file, format="png")
+    glyphs = [re.match(r"Glyph (\d+) .*missing", str(each.message)) for each in told]
+    for each, glyph in zip(told, glyphs, strict=True):
+        if glyph is None:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    found = {chr(int(glyph[1])) for glyph in glyphs if glyph}
+    if missing := sorted(filter(str.isprintable, found)):
+        warnings.warn(f"no font here has these characters: {''.join(missing)}", stacklevel=2)
     return file.getvalue()
 
 
@@ -83,6 +100,8 @@ def _scale(set_ticks: Any, set_limits: Any, axis: Axis) -> None:
 
 
 def _bars(figure: Any, chart: BarChart) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     grid = figure.subplots(1, len(chart.columns), sharey=True, squeeze=False)[0]
     for place, (axes, title) in enumerate(zip(grid, chart.columns, strict=True)):
         rows = list(reversed(chart.rows))
@@ -98,6 +117,8 @@ def _bars(figure: Any, chart: BarChart) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
         axes.margins(x=0.25)
+        if all(value == round(value) for value in values):  # counts have no halves
+            axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
 
 
 def _matrix(figure: Any, chart: MatrixChart) -> None:
@@ -125,4 +146,5 @@ def _tiles(figure: Any, chart: TileChart) -> None:
         if number < len(chart.tiles):
             tile = chart.tiles[number]
             axes.imshow(tile.pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            axes.set_title(_plain("\n".join(tile.lines)), fontsize=7)
+            lines = [cut(line, LETTERS // columns) for line in tile.lines]
+            axes.set_title(_plain("\n".join(lines)), fontsize=7)

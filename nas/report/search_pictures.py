@@ -92,7 +92,8 @@ def parameters(found: Findings) -> XYChart | None:
     rules = () if cap is None else (Rule(axis="x", value=cap, label=f"cap {cap:,}"),)
     drawn = [point for each in series for point in each.points]
     return XYChart(
-        name="parameters", title="Accuracy against parameters", series=tuple(series), rules=rules,
+        name="parameters", title="Accuracy against parameters", rules=rules,
+        series=tuple(each for each in series if each.shows),
         x=number_axis("parameters", [*(point.x for point in drawn), *(rule.value for rule in rules)]),
         y=accuracy_axis("accuracy, percent", [point.y for point in drawn]),
         alt=f"{len(complete)} brief trials of {min(map(_size, complete)):,} to {max(map(_size, complete)):,} "
@@ -139,7 +140,7 @@ def progress(found: Findings) -> XYChart | None:
         rules = (*rules, Rule(axis="x", value=steps[-1].x, label="finalists from here"))
     drawn = [point for each in series for point in each.points]
     return XYChart(
-        name="progress", title="Best so far", series=tuple(series), rules=rules,
+        name="progress", title="Best so far", series=tuple(each for each in series if each.shows), rules=rules,
         x=number_axis("minutes of training, all workers together", [0, *(p.x for p in drawn)], from_zero=True),
         y=accuracy_axis("validation accuracy, percent", [point.y for point in drawn]),
         alt=f"The best brief trial reached {best:.2f} % after {steps[-1].x:.1f} minutes of training or before.",

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from nas.budget import LAST_EPOCHS, last_epochs
 from nas.export import Provenance
@@ -161,7 +161,7 @@ def recalls(found: Findings) -> Markup | None:
 def table(header: Sequence[str], rows: Iterable[Markup], *, label: str) -> Markup:
     """Return a table that scrolls by itself on a narrow screen; columns of numbers have right-aligned heads."""
     words = ("", "class", "schedule", "what", "winner", "study", "when (UTC)", "command", "trial's schedule", "reason",
-             "state")  # fmt: skip
+             "state", "training")  # fmt: skip
     cells = [
         tag("th", name, scope="col", class_=None if name in words else "number") if name else tag("td", "")
         for name in header
@@ -248,7 +248,7 @@ def _failures(found: Findings) -> Markup | None:
     if not failed:
         return None
     rows = [
-        tag("tr", tag("td", trial.number, class_="number"),
+        tag("tr", tag("td", _called(trial)),
             tag("td", "interrupted" if trial.user_attrs.get("interrupted") else "failed"),
             tag("td", tag("code", trial.user_attrs.get("schedule", ""))), tag("td", trial.user_attrs["reason"]))
         for trial in failed[:MOST_FAILURES]
@@ -256,5 +256,14 @@ def _failures(found: Findings) -> Markup | None:
     more = f" (the first {MOST_FAILURES} of {len(failed)})" if len(failed) > MOST_FAILURES else ""
     return join(
         tag("h3", f"Failed and interrupted trials{more}"),
-        table(("trial", "state", "trial's schedule", "reason"), rows, label=f"What did not end well in {found.name}"),
+        table(
+            ("training", "state", "trial's schedule", "reason"), rows, label=f"What did not end well in {found.name}"
+        ),
     )
+
+
+def _called(trial: FrozenTrial) -> str:
+    """Return what a training is called: the finalists' study numbers its own, one for each seed."""
+    if "candidate" in trial.params:
+        return f"finalist {trial.params['candidate']}, seed {trial.params['seed']}"
+    return f"trial {trial.number}"

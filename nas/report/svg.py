@@ -27,6 +27,9 @@ WIDE, NARROW = 720, 340
 """Widths of a drawing in CSS pixels: letters have the same size on a phone, so that it needs a drawing of its own."""
 
 XMLNS = "http://www.w3.org/2000/svg"
+HEADING = 26
+"""Pixels that a picture's heading takes."""
+
 LETTER = 7.2
 """Width of a letter of 12 pixels in the widest of the fonts, about."""
 
@@ -34,8 +37,8 @@ LETTER = 7.2
 def draw(chart: Chart, width: int = WIDE, *, legend: bool = False, titles: bool = False) -> Markup:
     """Return a chart as an <svg> element.
 
-    `legend` adds the names of the series, `titles` makes the tips of points <title> elements, which every viewer of SVG
-    shows; a page has buttons and a script for both.
+    `legend` adds the names of the series, `titles` a heading, and makes the tips of points <title> elements, which
+    every viewer of SVG shows; a page has headings, buttons and a script for them.
     """
     match chart:
         case XYChart():
@@ -50,7 +53,9 @@ def draw(chart: Chart, width: int = WIDE, *, legend: bool = False, titles: bool 
         below, more = _legend(chart, width, height)
         body, height = join(body, below), height + more
     if titles:
-        body = Markup(_titled(body))
+        heading = tag("text", chart.title, x=4, y=16, class_="strong")
+        below = tag("g", Markup(_titled(body)), transform=f"translate(0 {HEADING})")
+        body, height = join(heading, below), height + HEADING
     return tag(
         "svg", tag("title", chart.title), tag("desc", chart.alt), body, viewBox=f"0 0 {width} {height:.0f}",
         width=width, height=f"{height:.0f}", role="img", aria_label=f"{chart.title}. {chart.alt}",
@@ -110,7 +115,9 @@ def _xy(chart: XYChart, width: int) -> tuple[Markup, float]:
     for tick in chart.x.ticks(4 if width == NARROW else 7):
         x, _ = frame.at(tick, chart.y.low)
         parts.append(tag("line", x1=_n(x), x2=_n(x), y1=_n(frame.bottom), y2=_n(frame.bottom + 5), class_="grid"))
-        parts.append(tag("text", _tick(chart.x, tick), x=_n(x), y=_n(frame.bottom + 18), class_="tick middle"))
+        text = _tick(chart.x, tick)
+        x = min(x, width - len(text) * LETTER / 2)  # else the last one would be cut
+        parts.append(tag("text", text, x=_n(x), y=_n(frame.bottom + 18), class_="tick middle"))
     parts.append(tag("text", chart.x.title, x=_n(frame.right), y=_n(frame.height - 8), class_="axis end"))
     taken: list[tuple[float, float]] = []  # by labels above the axes
     for rule in chart.rules:

@@ -40,10 +40,13 @@ def plain(header: Sequence[str], *, right: Sequence[str] = ()) -> Table:
 
 
 class ScheduleTable:
-    """A table of numbers with a schedule in each row; where they do not fit beside, schedules stand below."""
+    """A table of numbers with a schedule in each row; where they do not fit beside, schedules stand below.
 
-    def __init__(self, header: Sequence[str], *, right: Sequence[str], key: str) -> None:
-        self.header, self.right, self.key = tuple(header), right, key
+    Where the numbers alone do not fit, the columns of `spare` are left out, the first of them first.
+    """
+
+    def __init__(self, header: Sequence[str], *, right: Sequence[str], key: str, spare: Sequence[str] = ()) -> None:
+        self.header, self.right, self.key, self.spare = tuple(header), right, key, spare
         self.rows: list[tuple[tuple[str, ...], str, str | None]] = []
 
     def add_row(self, *cells: str, schedule: str, style: str | None = None) -> None:
@@ -56,13 +59,21 @@ class ScheduleTable:
         if Measurement.get(console, options.update(max_width=MEASURED_WIDTH), whole).maximum <= options.max_width:
             yield whole
             return
-        numbers = plain(self.header, right=self.right)
-        numbers.padding = (0, 1, 0, 0)  # one blank between columns, not two
-        for cells, _, style in self.rows:
-            numbers.add_row(*cells, style=style)
+        for left_out in range(len(self.spare) + 1):
+            numbers = self._numbers(self.spare[:left_out])
+            if Measurement.get(console, options.update(max_width=MEASURED_WIDTH), numbers).maximum <= options.max_width:
+                break
         yield numbers
         for cells, schedule, style in self.rows:
             yield Text(f"{self.key} {cells[self.header.index(self.key)]}  {schedule}", style=style or "")
+
+    def _numbers(self, without: Sequence[str]) -> Table:
+        places = [place for place, name in enumerate(self.header) if name not in without]
+        numbers = plain([self.header[place] for place in places], right=self.right)
+        numbers.padding = (0, 1, 0, 0)  # one blank between columns, not two
+        for cells, _, style in self.rows:
+            numbers.add_row(*(cells[place] for place in places), style=style)
+        return numbers
 
 
 def titled(title: str, *below: RenderableType) -> Group:
@@ -149,7 +160,7 @@ def brief_account(counts: Mapping[str, int], pace: str = "") -> str:
 def finalist_table(reason: SearchReason) -> RenderableType:
     """Return the finalists of a search with their intervals, the winner first; a front by its parameters."""
     numbers = ("trial", "params", "brief", "mean", "sd", "n", "95 % interval")
-    table = ScheduleTable(("", *numbers), right=numbers, key="trial")
+    table = ScheduleTable(("", *numbers), right=numbers, key="trial", spare=("brief", "sd", "95 % interval", ""))
     rows = list(reason.finalists)
     if not rows:
         return Text(reason.verdict)
@@ -292,7 +303,8 @@ def recall_text(classes: Sequence[str], recalls: Sequence[float | None], counts:
 def trial_table(table: pd.DataFrame, *, title: str) -> RenderableType:
     """Return trials of a study as a table: accuracy in percent of the validation split."""
     numbers = ("accuracy", "loss", "params", "MACs", "epochs", "time")
-    view = ScheduleTable(("trial", "state", *numbers), right=("trial", *numbers), key="trial")
+    spare = ("state", "epochs", "time", "MACs")
+    view = ScheduleTable(("trial", "state", *numbers), right=("trial", *numbers), key="trial", spare=spare)
     for row in table.itertuples():
         name = f"{row.schedule}  ({row.published})" if isinstance(row.published, str) else str(row.schedule)
         view.add_row(
@@ -322,14 +334,23 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+STUDY_COLUMNS = ("study", "trials", "data set", "MB", "last written (UTC)", "")
+
+
 def studies_table(studies: Sequence[StudyInfo]) -> Table:
     """The list of studies."""
-    table = plain(("study", "trials", "data set", "MB", "last written (UTC)", ""), right=("trials", "MB"))
-    for each in studies:
-        trials = "?" if each.trials is None else f"{each.trials:,}"
-        state = "in use" if each.in_use else each.problem or ""
-        table.add_row(
-            Text(each.name), trials, Text(each.dataset or "?"), f"{each.bytes / 1e6:,.1f}", each.changed[:16],
-            Text(state),
-        )  # fmt: skip
+    table = plain(STUDY_COLUMNS, right=("trials", "MB"))
+    for row in study_rows(studies):
+        table.add_row(*map(Text, row))
     return table
+
+
+def study_rows(studies: Sequence[StudyInfo]) -> list[tuple[str, ...]]:
+    """Return what the list of studies tells of each."""
+    return [
+        (
+            each.name, "?" if each.trials is None else f"{each.trials:,}", each.dataset or "?",
+            f"{each.bytes / 1e6:,.1f}", each.changed[:16], "in use" if each.in_use else each.problem or "",
+        )
+        for each in studies
+    ]  # fmt: skip

@@ -7,9 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nas.errors import StorageError, UsageError
 from nas.study import ClaimedTrial
 from nas.workers import EpochMessage, FailureMessage, Message, RunMessage, TrainJob
+
+SECONDS = "seconds"
 
 
 class TensorBoard:
@@ -31,6 +35,7 @@ class TensorBoard:
             ) from error
         self.folder, self._make = folder, SummaryWriter
         self._writers: dict[str, Any] = {}
+        self._told: dict[str, set[tuple[int, float]]] = {}
 
     def trial(self, trial: ClaimedTrial, message: Message) -> None:
         """Write what a training of a search sends, on validation images."""
@@ -58,11 +63,15 @@ class TensorBoard:
     def _write(self, name: str, split: str, message: Message) -> None:
         if isinstance(message, EpochMessage):
             epoch = message.epoch
-            scalars = {"train/loss": epoch.train_loss, "train/accuracy": epoch.train_accuracy, "seconds": epoch.seconds}
+            scalars = {"train/loss": epoch.train_loss, "train/accuracy": epoch.train_accuracy}
             if split != "train":
                 scalars |= {f"{split}/loss": epoch.loss, f"{split}/accuracy": epoch.accuracy}
+            scalars[SECONDS] = epoch.seconds  # the last one: an epoch that has it is there as a whole
+            writer = self._writer(name)
+            if (epoch.number, float(np.float32(epoch.seconds))) in self._told[name]:
+                return  # a training that was taken up again tells its earlier epochs once more
             for tag, value in scalars.items():
-                self._writer(name).add_scalar(tag, value, epoch.number)
+                writer.add_scalar(tag, value, epoch.number)
         elif isinstance(message, RunMessage):
             job, last = message.job, message.run.epochs[-1]
             assert isinstance(job, TrainJob)
@@ -74,8 +83,21 @@ class TensorBoard:
 
     def _writer(self, name: str) -> Any:
         if name not in self._writers:
+            self._told[name] = _told(self.folder / name)
             self._writers[name] = self._make(log_dir=str(self.folder / name))
         return self._writers[name]
+
+
+def _told(folder: Path) -> set[tuple[int, float]]:
+    """Return the epochs that a folder holds already, each with its seconds, which no two measurements share."""
+    if not folder.is_dir():
+        return set()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}, purge_orphaned_data=False)
+    events.Reload()
+    found = events.Scalars(SECONDS) if SECONDS in events.Tags()["scalars"] else []
+    return {(event.step, event.value) for event in found}
 
 
 def hyperparameters(job: TrainJob) -> dict[str, float | str | bool]:

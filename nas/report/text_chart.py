@@ -183,7 +183,11 @@ def _matrix(chart: MatrixChart, width: int, plain: bool) -> Iterator[Text]:
     if left + 1 + cell * len(chart.classes) > width:
         yield from _confusions(chart, width, plain)
         return
-    names = "".join(f"{name[: cell - 1]:>{cell}}" for name in chart.classes)
+    heads = [name.strip() for name in chart.classes]
+    most = max(cell - 1, (width - left - 1) // len(heads) - 1)
+    rooms = [room for room in range(cell - 1, most + 1) if len({head[:room] for head in heads}) == len(heads)]
+    cell = rooms[0] + 1 if rooms else cell  # as wide as it takes to tell them apart
+    names = "".join(f"{head[: cell - 1]:>{cell}}" for head in heads)
     yield Text(f"{'label':<{left}} prediction", style="dim", no_wrap=True)
     yield Text(" " * (left + 1) + names, style="dim", no_wrap=True)
     for number, (name, counts) in enumerate(zip(chart.classes, chart.counts, strict=True)):

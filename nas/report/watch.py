@@ -55,8 +55,9 @@ class Watcher:
             self.second.refresh()
         attrs = self.store.attrs
         at_work = self._runs.at_work(attrs)
-        every = at_work or read_runs(attrs)
-        state = every[-1] if every else None  # of several at work, the one that began last
+        # Of several at work the one that began last; of those that are over the one that went on longest.
+        every = at_work or sorted(read_runs(attrs), key=lambda run: run.entered or run.began)
+        state = every[-1] if every else None
         self._note_changes(state)
         self._describe(state)
         for event in self._events():
@@ -132,7 +133,7 @@ class Watcher:
         attrs, final = trial.user_attrs, "candidate" in trial.params
         if attrs.get("interrupted"):
             name = f"finalist {trial.params['candidate']}" if final else f"trial {trial.number}"
-            return Event(note=f"{name} was interrupted: {attrs.get('reason', '')}")
+            return Event(note=f"{name}: {attrs.get('reason', 'interrupted')}")
         accuracy = trial.value
         if accuracy is None and trial.intermediate_values:
             accuracy = trial.intermediate_values[max(trial.intermediate_values)]

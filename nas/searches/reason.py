@@ -39,7 +39,7 @@ class FinalistRow:
     mean: float
     sd: float | None
     interval: tuple[float, ...] | None
-    """95 % interval of the mean, by a pooled sd."""
+    """95 % interval of the mean, by a pooled sd; Wilson's where seeds do not vary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +113,11 @@ def read_reason(folder: Path) -> SearchReason:
     return read_record(folder / "reason.json", SearchReason)
 
 
-def table_of(finalists: Sequence[Finalist]) -> tuple[tuple[FinalistRow, ...], float | None]:
-    """Return the rows of the finalists, and the pooled sd of the first and those similar in size."""
+def table_of(finalists: Sequence[Finalist], images: int) -> tuple[tuple[FinalistRow, ...], float | None]:
+    """Return the rows of finalists scored on so many images, and the pooled sd of the first and its like in size."""
     pooled = [pooled_sd([list(each.scores) for each in similar_in_size(finalists, one)]) for one in finalists]
     rows = tuple(
-        FinalistRow(**dataclasses.asdict(one), mean=one.mean, sd=one.sd, interval=one.interval(sd, degrees))
+        FinalistRow(**dataclasses.asdict(one), mean=one.mean, sd=one.sd, interval=one.interval(sd, degrees, images))
         for one, (sd, degrees) in zip(finalists, pooled, strict=True)
     )
     return rows, pooled[0][0] if pooled else None
@@ -139,11 +139,12 @@ def verdict_of(finalists: Sequence[Finalist]) -> str:
     close = [each.trial for each in last[1:] if each.trial not in (*dropped, *even)]
     verdict = "the best mean of the finalists that came furthest"
     if even:
-        listed = ", ".join(map(str, even))
-        best = winner.mean >= max(each.mean for each in last)
-        place = "with the best mean, and" if best else "within one standard error of the best mean, as"
-        verdict = f"the fewest parameters of a tie: {place} trial {listed}"
-        verdict += " within one standard error" if best else ""
+        verb = "are" if len(even) > 1 else "is"
+        others = f"trial{'s' * (len(even) > 1)} {', '.join(map(str, even))}"
+        if winner.mean >= max(each.mean for each in last):
+            verdict = f"the fewest parameters of a tie, and its best mean: {others} {verb} within one standard error"
+        else:
+            verdict = f"the fewest parameters of a tie: within one standard error of the best mean, as {verb} {others}"
     if len(winner.scores) == 1:
         verdict += "; with one seed each, which says nothing of chance"
     elif close:

@@ -15,6 +15,9 @@ T = TypeVar("T")
 Scores = Mapping[int, float]
 """A candidate's scores by seed, in percent of a seed's own validation split."""
 
+NO_WIDTH = 1e-9
+"""Half-width in points of percent below which seeds do not vary: it is rounding."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finalist:
@@ -42,12 +45,30 @@ class Finalist:
         """Sample standard deviation over seeds; None with one seed."""
         return statistics.stdev(self.scores) if len(self.scores) > 1 else None
 
-    def interval(self, pooled: float | None, degrees: int) -> tuple[float, float] | None:
-        """Return the 95 % interval of the mean over seeds, by Student's t with a pooled sd; within 0 and 100."""
+    def interval(self, pooled: float | None, degrees: int, images: int = 0) -> tuple[float, float] | None:
+        """Return the 95 % interval of the mean over seeds, by Student's t with a pooled sd; within 0 and 100.
+
+        Where seeds do not vary, it is Wilson's of the share of `images`, those of one seed, that are read right.
+        """
         if pooled is None or degrees < 1:
             return None
         half = float(stdtrit(degrees, 0.975)) * pooled / math.sqrt(len(self.scores))
+        if half < NO_WIDTH and images:
+            return wilson_interval(self.mean, images)
         return max(0.0, self.mean - half), min(100.0, self.mean + half)
+
+
+def wilson_interval(percent: float, images: int) -> tuple[float, float]:
+    """Return the 95 % score interval of an accuracy on a number of images, in percent; it is never of zero width.
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", Journal of the
+    American Statistical Association 22 (1927), 209-212.
+    """
+    share, z = percent / 100, 1.959964
+    middle = share + z * z / (2 * images)
+    half = z * math.sqrt(share * (1 - share) / images + (z / (2 * images)) ** 2)
+    low, high = (100 * (middle + sign * half) / (1 + z * z / images) for sign in (-1, 1))
+    return max(0.0, low), min(100.0, high)
 
 
 def rank_finalists(finalists: Iterable[Finalist]) -> tuple[Finalist, ...]:

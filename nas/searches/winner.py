@@ -135,7 +135,7 @@ def _reason(
     settings, store = context.settings, stores[0]
     trials = [trial for each in stores for trial in each.table.finished.values()]
     spent = [trial.user_attrs["seconds"] for trial in trials if "seconds" in trial.user_attrs]
-    rows, pooled = table_of(finalists)
+    rows, pooled = table_of(finalists, context.num_validation)
     return SearchReason(
         study=store.name,
         sampler=settings.sampler,

@@ -88,6 +88,8 @@ def _spelt(key: str, ours: Mapping[str, Any]) -> str:
         option = "--epochs"
     if option == "--pareto":
         return option if value else f"no {option}"
+    if option == "--teacher":
+        return f"{option} {_value(value)}"
     return f"no {option}" if value is None and option.startswith("--") else f"{option} {_value(value)}"
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from nas.study.batch import batch
 from nas.study.deadline import Deadline
-from nas.study.interrupts import Interrupts
+from nas.study.interrupts import Interrupted, Interrupts
 from nas.study.ownership import HEARTBEAT_SECONDS, owner_name
 from nas.study.progress import Event, Progress, View, WorkerLine
 from nas.study.store import ClaimedTrial, StudyStore
@@ -98,7 +98,7 @@ class Loop:
                     self._wait(phase)
         except BaseException as error:
             with contextlib.suppress(Exception):  # where the database is the trouble, the next start finds them stale
-                self._give_up(phase, f"interrupted ({type(error).__name__})")
+                self._give_up(phase, _cause(error))
             raise
 
     def _recover(self, phase: Phase) -> None:
@@ -239,3 +239,10 @@ class Loop:
             for trial in self.running.values():
                 phase.store.fail_interrupted(trial, reason, again=phase.again)
         self.running = {}
+
+
+def _cause(error: BaseException) -> str:
+    """Return in words what ended the trainings under way: a signal by its name, as `Interrupted` has it."""
+    if isinstance(error, KeyboardInterrupt):
+        return str(error) if isinstance(error, Interrupted) else "interrupted"
+    return f"interrupted ({type(error).__name__})"

@@ -40,15 +40,18 @@ class RunState:
     """UTC."""
     owner: str = dataclasses.field(default_factory=process_token)
     heartbeat: int = 0
+    entered: str = ""
+    """UTC at which it entered its phase; empty in the record of an earlier version."""
 
     @classmethod
     def of(cls, progress: Progress, phase: str, trials: int) -> RunState:
         """Return the state of this process's search as it enters a phase."""
-        began = datetime.now(UTC) - timedelta(seconds=progress.clock() - progress.began)
+        now = datetime.now(UTC)
+        began = now - timedelta(seconds=progress.clock() - progress.began)
         return cls(
             phase=phase, trials=trials,
             stages=tuple(StageState(name=stage.name, work=stage.work) for stage in progress.stages),
-            workers=len(progress.lines), began=began.isoformat(),
+            workers=len(progress.lines), began=began.isoformat(), entered=now.isoformat(),
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:

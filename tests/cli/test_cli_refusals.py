@@ -278,7 +278,7 @@ def test_a_damaged_file_of_the_winner_is_named_with_the_command_that_writes_it_a
     code, out, err = toys.nas("show")
     assert (code, err.count("\n")) == (4, 1), err
     assert err.startswith(f"error: {path} is damaged: ")
-    assert err.strip().endswith(f"run the command that made it again: {command}")
+    assert err.strip().endswith(f"run the command that made it again: {command} --study tiny")
     assert "best trials" in out
     assert "no weights" not in out + err
     code, out, err = toys.nas("report")

@@ -10,7 +10,9 @@ import optuna
 import pytest
 import toys
 
-from nas.study import StudyStore, load_study
+from nas.report.findings import _named
+from nas.study import RunState, StudyStore, load_study
+from nas.study.run_state import RUN
 
 
 def test_show_reads_the_study(tiny):
@@ -48,6 +50,30 @@ def test_a_copied_renamed_or_stray_folder_is_read(tiny):
         assert "ipynb" not in out
     (tiny / "tiny").rename(tiny / "elsewhere")
     assert toys.nas("show", "--study", "elsewhere")[0] == 0
+
+
+def test_a_damaged_copy_names_the_command_that_goes_on_with_the_copy(tiny):
+    assert toys.nas("study", "copy", "tiny", "a copy", "-q")[0] == 0
+    shutil.copytree(tiny / "a copy", tiny / "by-hand")
+    for name, quoted in (("a copy", "'a copy'"), ("by-hand", "by-hand")):
+        (tiny / name / "best" / "weights.safetensors").write_bytes(b"")
+        code, _, err = toys.nas("show", name)
+        assert code == 4
+        assert err.strip().endswith(f"--study {quoted}")
+        assert err.count("--study") == 1
+    assert _named("nas search --max-params 8", "b") == "nas search --max-params 8 --study b"
+    assert _named("nas search --study=a -q", "b") == _named("nas search --study a -q", "b") == "nas search --study b -q"
+
+
+def test_a_search_that_runs_is_to_be_watched(tiny):
+    state = RunState(phase="finalists", trials=4, stages=(), workers=1, began="2026-01-01T00:00:00+00:00")
+    StudyStore.open("tiny").set_attr(f"{RUN}one", state.to_dict())
+    shutil.rmtree(tiny / "tiny" / "best")
+    for arguments in ([], ["tiny"]):
+        code, out, err = toys.nas("show", *arguments)
+        assert (code, err) == (0, "")
+        assert out.endswith("\nits search is still running: nas watch tiny\n")
+        assert "no winner" not in out
 
 
 def test_storage_can_be_a_path_and_its_only_study_is_taken(tiny):

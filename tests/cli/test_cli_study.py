@@ -15,7 +15,8 @@ from nas.study import in_use, study_names
 def test_list_shows_every_study(tiny):
     code, out, err = toys.nas("study", "list")
     assert (code, err) == (0, "")
-    assert out.splitlines()[1].split()[:3] == ["tiny", "4", "synthetic"]
+    assert out.splitlines()[1].split("\t")[:3] == ["tiny", "4", "synthetic"]  # a pipe gets no padding
+    assert " " * 3 not in out
     with in_use(tiny / "tiny"):
         assert "in use" in toys.nas("study", "list")[1]
         (found,) = json.loads(toys.nas("study", "list", "--json")[1])

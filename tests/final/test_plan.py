@@ -109,6 +109,11 @@ def test_who_gets_a_teacher():
     assert chosen(dataclasses.replace(base, dataset="synthetic"), None) is None
     assert chosen(dataclasses.replace(base, reference={"name": "records/8000"}), None) is None  # as it was
     assert chosen(base.with_teacher("12 M 16 G C"), None) == "12 M 16 G C"  # a recipe that names one
+    searched = dataclasses.replace(base, searched=True)
+    assert chosen(searched, None) is None  # as its search chose
+    assert chosen(searched, "auto") == train.TEACHER
+    assert chosen(searched.changed(epochs=3), None) is None
+    assert chosen(searched.changed(recipe=Recipe()), None) == train.TEACHER  # another recipe has no choice of a search
     with pytest.raises(UsageError, match="twelve"):
         chosen(base, "twelve M")
     far = base.changed(recipe=Recipe(scale=0.9))

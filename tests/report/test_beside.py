@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
 import urllib.request
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -70,14 +72,18 @@ def test_the_page_waits_many_times_as_long_as_it_takes(folder, monkeypatch):
 # --- TensorBoard ------------------------------------------------------------------------------------------------------
 
 
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+def scalars(folder: Path, *, purge: bool = True) -> dict[str, list[tuple[int, float]]]:
     """The scalars of a run as TensorBoard's own reader has them."""
     reader = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="pip install tensorboard"
     )
-    found = reader.EventAccumulator(str(folder))
+    found = reader.EventAccumulator(str(folder), purge_orphaned_data=purge)
     found.Reload()
     return {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
+every_scalar = partial(scalars, purge=False)
+"""What TensorBoard hides, where steps begin anew, as well."""
 
 
 def test_a_search_writes_scalars_of_every_epoch(folder, tmp_path):
@@ -119,6 +125,29 @@ def test_a_full_run_is_of_the_test_split_and_a_failure_ends_a_run(tmp_path):
     assert "test/accuracy" not in scalars(tmp_path / "teacher")
     table = hyperparameters(jobs[0])
     assert (table["schedule"], table["num_params"], table["epochs"]) == (str(network), network.num_params, 1)
+
+
+def test_epochs_that_a_resumed_training_tells_again_are_written_once(tmp_path):
+    pytest.importorskip("tensorboard", reason="pip install tensorboard")
+    from nas.architecture import Architecture
+    from nas.train import Epoch
+
+    network = Architecture.parse("4v M 6 G C", input_shape=(1, 16, 16), num_classes=4)
+    job = TrainJob(key=0, architecture=network, recipe=Recipe(epochs=3), seed=0)
+    first = Epoch(number=1, train_loss=0.5, train_accuracy=90.0, loss=0.25, correct=285, count=300, seconds=1.1)
+    epochs = [dataclasses.replace(first, number=number, seconds=1.1 * number) for number in (1, 2, 3)]
+    for told in (epochs[:2], epochs):  # killed after two, and taken up again
+        board = TensorBoard(tmp_path)
+        for epoch in told:
+            board.beside(lambda _: None)(EpochMessage(worker=0, job=job, epoch=epoch))
+        board.close()
+    found = every_scalar(tmp_path / "seed-0")
+    assert found.keys() == {"train/loss", "train/accuracy", "test/loss", "test/accuracy", "seconds"}
+    assert all([step for step, _ in values] == [1, 2, 3] for values in found.values())
+    board = TensorBoard(tmp_path)  # another measurement is written, whatever its number
+    board.beside(lambda _: None)(EpochMessage(worker=0, job=job, epoch=dataclasses.replace(epochs[0], seconds=9.0)))
+    board.close()
+    assert len(every_scalar(tmp_path / "seed-0")["seconds"]) == 4
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch):

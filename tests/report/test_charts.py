@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
+import warnings
 import xml.etree.ElementTree as ET
 import zlib
 
@@ -32,7 +34,7 @@ from nas.report.chart import (
 )
 from nas.report.markup import Markup, escape, tag
 from nas.report.pixels import encode_png
-from nas.report.png import draw_png
+from nas.report.png import _bars, _tiles, draw_png
 from nas.report.svg import NARROW, WIDE, draw, svg_file
 
 POINTS = (Point(x=1, y=90, tip=HOSTILE, low=89, high=91), Point(x=2, y=95.5, tip="b"), Point(x=3, y=97, tip="c"))
@@ -168,3 +170,47 @@ def test_labels_of_neighbouring_rules_do_not_lie_over_each_other():
     )  # fmt: skip
     heights = re.findall(r'<text x="[^"]*" y="([^"]*)" class="label', str(svg_file(chart)))
     assert heights[0] != heights[1]
+
+
+def test_characters_that_no_font_has_are_named_once():
+    pytest.importorskip("matplotlib")
+    names = ("\U000e0f00\U000f0000", "\U000f0000 b")  # of a private plane, printable to none
+    chart = MatrixChart(name="m", title="t", alt="a", classes=("日", "日本"), counts=((3, 1), (0, 2)))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        draw_png(dataclasses.replace(chart, classes=names))
+        assert told == []
+        draw_png(chart)
+    assert [str(each.message) for each in told] == ["no font here has these characters: 日本"]
+
+
+def test_counts_have_whole_ticks_and_long_names_are_cut(monkeypatch):
+    matplotlib = pytest.importorskip("matplotlib")
+    row = BarRow(label="over the cap", values=(1.0,), texts=("1",), tip="")
+    figure = matplotlib.figure.Figure()
+    _bars(figure, BarChart(name="b", title="B", alt="", columns=("schedules",), rows=(row,)))
+    assert all(tick == round(tick) for tick in figure.axes[0].get_xticks())
+    figure, pixels = matplotlib.figure.Figure(), np.zeros((3, 3), np.uint8)
+    tiles = tuple(Tile(pixels=pixels, lines=("a name that is much too long",), tip="") for _ in range(8))
+    _tiles(figure, TileChart(name="t", title="T", alt="", tiles=tiles))
+    assert {axes.get_title() for axes in figure.axes} == {"a name that i…"}
+
+
+def test_a_picture_has_its_heading_and_no_label_is_cut():
+    axis = Axis(title="x", low=98.0, high=99.95)
+    points = (Point(x=98.5, y=1), Point(x=99.95, y=2))
+    chart = XYChart(name="n", title="A heading", alt="", x=axis, y=number_axis("y", [1, 2]),
+                    series=(Series(name="s", parts=(points,), tone=1),))  # fmt: skip
+    texts = re.findall(r"<text ([^>]*)>([^<]*)</text>", svg_file(chart))
+    assert any(text == "A heading" for _, text in texts)
+    for width in (WIDE, NARROW):
+        drawn = re.findall(r'<text x="([0-9.]+)"[^>]*class="tick middle"[^>]*>([^<]*)</text>', draw(chart, width))
+        assert drawn
+        assert all(float(x) + len(text) * 7.2 / 2 <= width for x, text in drawn)
+
+
+def test_a_line_of_one_point_is_no_line():
+    point = Point(x=1, y=2)
+    assert not Series(name="front", parts=((point,),), tone=1, join="step", mark=None).shows
+    assert Series(name="front", parts=((point, point),), tone=1, join="step", mark=None).shows
+    assert Series(name="dots", parts=((point,),), tone=1).shows

@@ -13,8 +13,10 @@ from reports import HOSTILE, Page, add_run, searched
 
 from nas.errors import StorageError, UsageError
 from nas.report import MOST_BYTES, write_report
+from nas.report.comparison import comparison
 from nas.report.findings import read_findings
 from nas.report.page import report_page
+from nas.report.sections import provenance
 from nas.study import StudyStore
 
 SHOWN = HOSTILE.replace("\x00", "\N{REPLACEMENT CHARACTER}")
@@ -167,3 +169,20 @@ def test_the_command_writes_a_page_and_a_search_does_so_by_itself(folder, tmp_pa
 def _url(folder, name):
     (folder / name).mkdir(parents=True)
     return f"sqlite:///{folder / name / 'study.db'}"
+
+
+def test_a_finalist_that_failed_is_none_of_the_brief_trials(finished):
+    """The finalists' study has numbers of its own."""
+    cut = optuna.trial.create_trial(
+        state=optuna.trial.TrialState.FAIL, params={"candidate": 4, "seed": 2},
+        distributions={name: optuna.distributions.IntDistribution(0, 9) for name in ("candidate", "seed")},
+        user_attrs={"reason": "interrupted by SIGINT", "interrupted": True, "schedule": "4v M 6 G C"},
+    )  # fmt: skip
+    text = Page(str(provenance(dataclasses.replace(finished, finalist_trials=(cut,))))).text
+    assert "finalist 4, seed 2 interrupted" in text
+
+
+def test_who_leads_a_search_that_goes_on_is_no_winner_beside_others(finished):
+    running = dataclasses.replace(finished, name="other", reason=None)
+    page = Page(str(comparison([finished, running])[0])).text
+    assert page.count(f"{running.schedule} so far") == 1

@@ -10,9 +10,19 @@ from rich.console import Console
 
 from nas.architecture import Architecture
 from nas.budget import Budget
-from nas.report import account, brief_account, count_lines, duration, finalist_table, layer_table, plain, trial_table
+from nas.report import (
+    account,
+    brief_account,
+    count_lines,
+    duration,
+    event_line,
+    finalist_table,
+    layer_table,
+    plain,
+    trial_table,
+)
 from nas.searches import read_reason
-from nas.study import load_study
+from nas.study import Event, load_study
 
 WIDTHS = (60, 100, 160)
 
@@ -88,3 +98,29 @@ def test_headers_and_cells_are_no_markup():
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_forty_columns_have_fewer_of_the_table_and_whole_numbers(tiny):
+    table = load_study("tiny")
+    reason = read_reason(tiny / "tiny" / "best")
+    winner = reason.finalists[0]
+    for view in (trial_table(table, title="t"), finalist_table(reason)):
+        shown = lines(view, 40)
+        assert max(map(len, shown)) <= 40
+        header = next(line for line in shown if "trial" in line and "params" in line)
+        assert "params" in header.split()
+    for row in table.itertuples():
+        if row.state == "COMPLETE":
+            assert any(f"{row.value:.2f} {row.loss:.4f}" in line for line in lines(trial_table(table, title="t"), 40))
+    (row,) = [line for line in lines(finalist_table(reason), 40) if line.startswith("winner")]
+    assert f"{winner.num_params:,} " in row
+    assert f"{winner.mean:.3f} " in row
+
+
+def test_a_narrow_terminal_has_the_network_below_its_numbers():
+    event = Event(label="trial 12", accuracy=98.95, loss=0.0345, num_params=7987, text="8vr 9vr M G C")
+    shown = lines(event_line(event, 40), 40)
+    assert shown == ["trial 12              98.95 %  0.0345", "  7,987  8vr 9vr M G C"]
+    assert "\n" not in event_line(event, 60).plain
+    failed = Event(label="trial 7", state="failed", num_params=7000, text="8vr", note="the loss is nan")
+    assert lines(event_line(failed, 40), 40) == ["trial 7      failed", "  7,000  the loss is nan  8vr"]

@@ -124,3 +124,12 @@ def test_a_study_is_shown_with_its_answer(finished):
     lone = dataclasses.replace(finished.reason, finalists=finished.reason.finalists[:1])
     assert intervals(dataclasses.replace(finished, reason=lone)) is None  # a scale of one point tells nothing
     assert "no winner has been written yet" in "\n".join(rendered(confusion_view(bare, images=True), 80))
+
+
+def test_headings_of_a_matrix_are_visible_and_tell_classes_apart():
+    classes = (" pear", " peach", "<b>", "<i>")
+    chart = MatrixChart(name="m", title="M", alt="", classes=classes, counts=((1, 0, 0, 0),) * 4)
+    heads = rendered(TextChart(chart), 60)[2].split()
+    assert heads == ["pear", "peac", "<b>", "<i>"]
+    narrow = rendered(TextChart(chart), 16)
+    assert max(map(len, narrow)) <= 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from nas.errors import StorageError
 from nas.report import LiveView, Watcher, screen
-from nas.study import Progress, RunState, StudyStore
+from nas.study import Interrupted, Progress, RunState, StudyStore, read_runs
 from nas.study.run_state import RUN
 
 
@@ -157,6 +158,34 @@ def test_an_interrupted_search_says_so(folder):
     assert "interrupted" in watcher([]).look()
     toys.run(toys.Pool(), store=toys.open_study())
     assert watcher([]).look() == "the search has ended"
+
+
+def test_of_two_searches_the_one_that_came_to_the_end_counts(folder):
+    """The second began later and was interrupted; the first went on to the study's end."""
+    store = toys.open_study()
+    toys.run(toys.Pool(), store=store)
+    (mine,) = read_runs(store.attrs)
+    later = {"owner": "far/boot/space/17/2/3", "phase": "interrupted", "began": mine.entered, "entered": mine.began}
+    store.set_attr(f"{RUN}far", mine.to_dict() | later)
+    assert read_runs(store.attrs)[-1].phase == "interrupted"
+    assert watcher([]).look() == "the search has ended"
+    store.set_attr(f"{RUN}far", mine.to_dict() | later | {"entered": "9999-01-01T00:00:00+00:00"})
+    assert "interrupted" in watcher([]).look()
+
+
+def test_a_training_that_was_interrupted_is_told_in_one_word(folder):
+    store, events = toys.open_study(), []
+    watch = watcher(events)
+    watch.look()
+    with pytest.raises(Interrupted):
+        toys.run(toys.Pool(), store=store, view=lambda *_: interrupt(store))
+    watch.look()
+    assert [event.note for event in events] == ["trial 0: interrupted by SIGINT; enqueued again"]
+
+
+def interrupt(store):
+    if store.refresh().running():
+        raise Interrupted(signal.SIGINT)
 
 
 def test_reading_takes_no_lock_and_cannot_write(folder):

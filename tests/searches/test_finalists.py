@@ -19,6 +19,7 @@ from nas.files import read_json
 from nas.searches import Finalists, front, pooled_sd, read_reason, similar_size, within_one_standard_error
 from nas.searches.finalists import finalist_weights
 from nas.searches.reason import verdict_of
+from nas.searches.selection import wilson_interval
 from nas.study import study_folder
 from nas.study.ownership import process_token
 
@@ -117,9 +118,9 @@ def test_of_a_tie_the_smallest_wins(gap):
 def test_of_a_tie_the_verdict_says_who_has_the_best_mean():
     ahead = [made(1, 400, 97.0, 90.0), made(2, 500, 80.0, 96.0)]
     behind = [made(1, 400, 80.0, 96.0), made(2, 500, 97.0, 90.0)]
-    tie = "the fewest parameters of a tie: "
-    assert verdict_of(ahead) == f"{tie}with the best mean, and trial 2 within one standard error"
-    assert verdict_of(behind) == f"{tie}within one standard error of the best mean, as trial 2"
+    tie = "the fewest parameters of a tie"
+    assert verdict_of(ahead) == f"{tie}, and its best mean: trial 2 is within one standard error"
+    assert verdict_of(behind) == f"{tie}: within one standard error of the best mean, as is trial 2"
 
 
 def test_a_winner_is_not_lost_to_later_candidates():
@@ -246,7 +247,9 @@ def test_a_front_is_searched_pruned_and_raced_over_its_whole_length():
         beside = [each.scores for each in result.finalists if similar_size(each.num_params, row.num_params)]
         sd, degrees = pooled_sd(beside)
         half = stats.t.ppf(0.975, degrees) * sd / math.sqrt(2)
-        assert row.interval == pytest.approx((row.mean - half, row.mean + half))
+        student = (row.mean - half, row.mean + half)
+        alike = wilson_interval(row.mean, result.reason.num_validation)
+        assert row.interval == pytest.approx(student if sd > 1e-9 else alike)
     by_number = {finalist.trial: finalist for finalist in result.finalists}
     points = [by_number[number] for number in result.reason.front]
     assert result.finalists[0] in points

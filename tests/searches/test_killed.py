@@ -144,7 +144,7 @@ def test_an_interruption_fails_what_runs_and_enqueues_it_again():
     with pytest.raises(KeyboardInterrupt):
         toys.run(Interrupting(1), store=store)
     (cut,) = trials(store, TrialState.FAIL)
-    assert cut.user_attrs["reason"] == "interrupted (KeyboardInterrupt); enqueued again"
+    assert cut.user_attrs["reason"] == "interrupted; enqueued again"
     assert store.table.ended == 2
     assert schedules(store, TrialState.WAITING) == [cut.user_attrs["schedule"]]
     toys.run(toys.Pool(1), store=store)

@@ -111,6 +111,19 @@ def test_interval_is_students():
     assert finalist(5, 800, 99.9, 90.1).interval(5.0, 3)[1] == 100
 
 
+def test_an_interval_is_never_of_zero_width():
+    """Seeds that do not vary say nothing of the images; Wilson's interval of their share does."""
+    for right in (44, 40):
+        score = 100 * right / 44
+        low, high = finalist(0, 1, score, score, score).interval(0.0, 4, 44)
+        expected = stats.binomtest(right, 44).proportion_ci(method="wilson")
+        assert (low, high) == pytest.approx((100 * expected.low, 100 * expected.high))
+        assert high - low > 5
+    varied = finalist(0, 1, 99.1, 99.2, 99.4)
+    assert varied.interval(varied.sd, 2, 10_000) == varied.interval(varied.sd, 2)
+    assert finalist(0, 1, 100.0).interval(None, 0, 44) is None
+
+
 def test_a_tie_is_what_is_within_one_standard_error_of_the_best():
     scores = np.array([[99.40, 99.54], [99.43, 99.47], [99.31, 99.49]])
     best, near, far = (finalist(trial, 8000 - trial, *row) for trial, row in enumerate(scores))

@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 
 from nas.errors import StorageError, UsageError
 from nas.study import STALE_SECONDS, StudyStore, load_study, study_folder
+from nas.study.identity import recorded, require_same
 from nas.study.ownership import Staleness, owner_name, process_token
 
 DISTRIBUTIONS = {"x": IntDistribution(0, 9)}
@@ -342,3 +343,11 @@ def test_of_two_claims_of_one_point_the_later_yields(store):
     third = store.claim({"x": 3}, DISTRIBUTIONS, {})
     assert store.yields(third, 2, lambda table: [])  # the total is reached: left for a longer search
     assert [trial.params for trial in store.refresh().waiting()] == [{"x": 3}]
+
+
+def test_a_teacher_is_named_as_it_is_given():
+    known = recorded({"recipe.teacher": "12v"})
+    with pytest.raises(UsageError, match="--teacher none, the study has 12v"):
+        require_same("toy", known, {"recipe.teacher": None})
+    with pytest.raises(UsageError, match="--teacher 12v, the study has none"):
+        require_same("toy", {**known, "recipe.teacher": None}, {"recipe.teacher": "12v"})

@@ -222,7 +222,8 @@ def test_trials_between_two_trainings_are_left_for_the_next_start(store, clock, 
     assert not store.refresh().running()
     cut = store.table.trials(TrialState.FAIL)
     assert [trial.user_attrs["again_after"] for trial in store.table.waiting()] == [trial.number for trial in cut]
-    reason = "cut by the time limit" if error is None else f"interrupted ({error.__name__})"
+    reasons = {None: "cut by the time limit", KeyboardInterrupt: "interrupted"}
+    reason = reasons.get(error, "interrupted (StorageError)")
     assert {trial.user_attrs["reason"] for trial in cut} == {f"{reason}; enqueued again"}
     counts = store.counts()
     assert (counts["interrupted"], counts["fail"]) == (len(cut), 0)
