@@ -56,11 +56,14 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a file whole or not at all; text becomes UTF-8, its line ends as they are.
 
     Raises `StorageError` if it cannot be written (full disk, no permission, no such folder); a file that is already
-    there is then untouched.
+    there is then untouched. A device or a pipe, such as /dev/null, is written to: a file must not take its place.
     """
     path = Path(path)
     new = temporary(path)
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+            return
         with new.open("xb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()

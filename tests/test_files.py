@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -375,3 +376,15 @@ def test_any_value_of_a_field_is_read_or_one_line(tmp_path_factory, value, name)
 
 def test_a_short_digest_is_stable():
     assert files.short_digest("8 G C") == "7059067e"
+
+
+def test_a_pipe_is_written_to_and_stays(tmp_path):
+    """As a device such as /dev/null: no file takes its place."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    files.write_atomic(pipe, "text")
+    assert os.read(reader, 10) == b"text"
+    os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert list(tmp_path.iterdir()) == [pipe]

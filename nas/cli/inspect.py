@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -50,7 +51,9 @@ def count(
     from nas.architecture import Architecture
     from nas.footprint import counts, folded_params
 
-    architecture = Architecture.parse(_schedule_of_record(schedule) if schedule.isdecimal() else schedule)
+    architecture = Architecture.parse(
+        _schedule_of_record(schedule) if re.fullmatch(r"[a-z\d-]*\d", schedule) else schedule
+    )
     limits = None
     if max_params is not None or max_macs is not None or budget is not None:
         limits = make_budget(max_params, max_macs, budget)
@@ -87,12 +90,12 @@ def count(
 
 
 def _schedule_of_record(cap: str) -> str:
-    """The schedule of the record with a cap; the text as it is where there is none."""
+    """The schedule of the record with a cap, or a data set and a cap; the text as it is where there is none."""
     from nas.files import read_text
     from nas.study import studies_dir
 
     path = studies_dir() / "records" / cap / "architecture.txt"
-    return read_text(path) if path.is_file() else cap
+    return read_text(path) if re.fullmatch(r"[a-z\d-]*\d", cap) and path.is_file() else cap
 
 
 def _limit(title: str, flash: int | None, ram: int | None) -> DeviceLimit:

@@ -63,8 +63,10 @@ def predict(
     network = one_study(network, named)
     if picture is not None:  # all of this before torch is imported: seconds
         require_place(picture)
+        if picture.suffix.lower() != ".png":
+            raise UsageError(f"--picture {picture}: the grid is a PNG, so give a name that ends in .png")
         _require_no_input(picture, images)
-    unread = [{"file": path, "reason": reason} for path in images if path != "-" and (reason := _missing(path))]
+    unread = [{"file": path, "reason": reason} for path in images if (reason := _missing(path))]
     there = [path for path in images if path not in {each["file"] for each in unread}]
     if not there:
         reason = "" if unread[0]["reason"] == os.strerror(errno.ENOENT) else f" ({unread[0]['reason']})"
@@ -82,7 +84,7 @@ def predict(
         _print_unread(failed)
         unread += failed
         if batch.left_out:
-            print(f"{plural(batch.left_out, 'other file')} left out", file=sys.stderr)
+            print(f"{plural(batch.left_out, 'other file')} or links to folders left out", file=sys.stderr)
         if picture is not None and len(shown) < GRID_IMAGES:
             shown += batch.predictions
             pixels += batch.pixels
@@ -112,6 +114,8 @@ def _require_no_input(picture: Path, images: list[str]) -> None:
 
 def _missing(path: str) -> str:
     """Why there is nothing at a path; an empty text where something is."""
+    if path == "-":
+        return "standard input is closed" if sys.stdin is None else ""
     try:
         os.stat(path)  # noqa: PTH116  pathlib takes an empty name for the current folder
     except OSError as error:

@@ -154,7 +154,7 @@ def plan_footprint(plan: Plan, kind: Kind) -> Footprint:
         weights=value_bytes * (num_weights + levels) + _CHANNEL_BYTES[kind] * num_channels + 4 * classes,
         tables=_LAYER_BYTES * len(convolutions) + stage_bytes * len(plan.stages) + _ADD_BYTES * adds,
         code=CODE_BYTES[kind],
-        arena=plan.ram(value_bytes),
+        arena=-(-plan.ram(value_bytes) // 4) * 4,  # a linker fills up to whole words
         image=channels * height * width,
         logits=4 * classes,
     )

@@ -126,14 +126,31 @@ def test_nothing_but_missing_files_is_a_wrong_use(images, unloaded):
     assert err == "error: there is no nowhere.png: name image files or folders that are there, or -\n"
 
 
-@pytest.mark.parametrize("place", ["missing/grid.png", "file/grid.png", "folder", "n" * 300 + ".png"])
+@pytest.mark.parametrize("place", ["missing/grid.png", "file/grid.png", "folder.png", "n" * 300 + ".png"])
 def test_a_picture_that_cannot_be_is_refused_before_anything_is_loaded(place, images, unloaded, tmp_path):
-    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.png").mkdir()
     (tmp_path / "file").touch()
     code, out, err = toys.nas("predict", str(images), "--picture", str(tmp_path / place))
     assert (code, out) == (4, "")
     assert err.startswith(f"error: cannot write {tmp_path / place}: ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["grid.json", "grid.jpg", "grid"])
+def test_a_picture_is_a_png(name, images, unloaded, tmp_path):
+    (tmp_path / name).write_text("{}")
+    code, out, err = toys.nas("predict", str(images), "--picture", str(tmp_path / name))
+    assert (code, out) == (2, "")
+    assert "ends in .png" in err
+    assert (tmp_path / name).read_text() == "{}"
+
+
+def test_a_closed_standard_input_is_named(unloaded, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    code, _, err = toys.nas("predict", "-")
+    assert (code, err) == (
+        2, "error: there is no - (standard input is closed): name image files or folders that are there, or -\n"
+    )  # fmt: skip
 
 
 def test_a_picture_is_written(images, tmp_path):
@@ -184,7 +201,9 @@ def test_links_that_lead_nowhere_are_named_and_other_files_counted(images):
     os.mkfifo(images / "pipe.png")
     code, out, err = toys.nas("predict", str(images))
     assert (code, len(out.splitlines())) == (1, 2)
-    assert err == f"error: {images / 'gone.png'}: No such file or directory\n3 other files left out\n"
+    assert (
+        err == f"error: {images / 'gone.png'}: No such file or directory\n3 other files or links to folders left out\n"
+    )
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="as root it takes setpriv (util-linux)")

@@ -63,7 +63,7 @@ class Net(nn.Module):
             low, high = (float(end) for end in images.aminmax())
             if not (low > -0.001 and high < 1.001):  # resizing may have rounded
                 raise ValueError(f"floats are on 0..1, not {low:g} to {high:g}: divide levels of 0 to 255 by 255")
-        return self.network((images - self.mean) / self.std)
+        return self.network((images.to(self.mean.dtype) - self.mean) / self.std)
 
 
 def load(path=None):
