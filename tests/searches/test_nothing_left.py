@@ -56,7 +56,7 @@ def test_a_time_limit_that_went_into_teachers_says_what_is_kept_and_how_to_go_on
     assert "spent on the teachers" in text
     assert f"{kept} of 2 teachers are trained and stored in " in text
     assert "To go on" in text
-    assert ": nas " in text
+    assert ": nas" in text
     pool = toys.Pool()
     toys.run(pool, recipe=DISTILLED, finalist_seeds=4)
     assert sum("8 M 8" in schedule for schedule, _, _ in pool.trained) == 2 - kept
