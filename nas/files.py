@@ -31,6 +31,7 @@ __all__ = [
     "cannot_write",
     "damaged",
     "from_json",
+    "make_parent",
     "read_json",
     "read_record",
     "read_text",
@@ -75,6 +76,14 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         with contextlib.suppress(OSError):
             new.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def make_parent(path: Path) -> None:
+    """Make the folder that a file is to be in. Raises `StorageError`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def require_place(path: Path, *, folder: bool = False) -> None:

@@ -92,9 +92,9 @@ def count(
 def _schedule_of_record(cap: str) -> str:
     """The schedule of the record with a cap, or a data set and a cap; the text as it is where there is none."""
     from nas.files import read_text
-    from nas.study import studies_dir
+    from nas.study import RECORDS, studies_dir
 
-    path = studies_dir() / "records" / cap / "architecture.txt"
+    path = studies_dir() / RECORDS / cap / "architecture.txt"
     return read_text(path) if re.fullmatch(r"[a-z\d-]*\d", cap) and path.is_file() else cap
 
 

@@ -67,7 +67,8 @@ def predict(
             raise UsageError(f"--picture {picture}: the grid is a PNG, so give a name that ends in .png")
         _require_no_input(picture, images)
     unread = [{"file": path, "reason": reason} for path in images if (reason := _missing(path))]
-    there = [path for path in images if path not in {each["file"] for each in unread}]
+    missing = {each["file"] for each in unread}
+    there = [path for path in images if path not in missing]
     if not there:
         reason = "" if unread[0]["reason"] == os.strerror(errno.ENOENT) else f" ({unread[0]['reason']})"
         raise UsageError(f"there is no {images[0]}{reason}: name image files or folders that are there, or -")

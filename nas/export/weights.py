@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from nas.architecture import Architecture
 from nas.errors import StorageError
-from nas.files import cannot_write, damaged, write_atomic
+from nas.files import damaged, make_parent, write_atomic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,10 +35,7 @@ def write_weights(path: Path, state_dict: Mapping[str, Tensor], *, metadata: Map
     """
     from safetensors.torch import save
 
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    make_parent(path)
     # Contiguous: safetensors takes no channels-last strides.
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
     write_atomic(path, save(state, {**(metadata or {}), "sha256": _checksum(state)}))

@@ -18,12 +18,9 @@ from nas.errors import StorageError, UsageError
 from nas.export import find_run, read_run, read_winner
 from nas.files import short_digest
 from nas.searches import MNIST_TARGET
-from nas.study import StudyStore, require_winner, studies_dir, study_at, study_folder, study_names
+from nas.study import RECORDS, StudyStore, require_winner, studies_dir, study_at, study_folder, study_names
 from nas.teachers import choose_teacher
 from nas.train import Recipe, teacher_recipe
-
-RECORDS = "records"
-"""The folder of the committed records among the studies, each named by its cap."""
 
 
 @dataclass(frozen=True, kw_only=True)

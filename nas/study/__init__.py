@@ -26,6 +26,7 @@ from nas.study.manage import (
 from nas.study.ownership import HEARTBEAT_SECONDS, STALE_SECONDS
 from nas.study.paths import (
     OPENINGS,
+    RECORDS,
     latest_study,
     make_folder,
     require_winner,
@@ -49,6 +50,7 @@ __all__ = [
     "HEARTBEAT_SECONDS",
     "INTERRUPTED",
     "OPENINGS",
+    "RECORDS",
     "STALE_SECONDS",
     "STARTING_WORKERS",
     "ClaimedTrial",

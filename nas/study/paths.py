@@ -13,6 +13,9 @@ DATABASE = "study.db"
 OPENINGS = "test-openings.jsonl"
 """The record of every opening of the test split, in a study's folder or beside a record's files."""
 
+RECORDS = "records"
+"""The folder of the committed records among the studies, each named by its cap, or its data set and its cap."""
+
 REASON = Path("best") / "reason.json"
 """The record of a winner, in a study's folder."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas.files import cannot_write, damaged, from_json, write_atomic
+from nas.files import damaged, from_json, make_parent, write_atomic
 from nas.train.results import Epoch
 
 
@@ -46,7 +46,7 @@ class Checkpoint:
                     return ()
                 epochs: tuple[Epoch, ...] = from_json(tuple[Epoch, ...], json.loads(metadata["epochs"]), "epochs")
                 stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if stored.keys() != self._state().keys():
+            if stored.keys() != {*self._tensors, *map(_name, range(len(self._generators)))}:
                 raise ValueError("it holds other tensors")
             for name, tensor in self._tensors.items():
                 tensor.copy_(stored[name])
@@ -61,10 +61,7 @@ class Checkpoint:
         from safetensors.torch import save
 
         rows = [dataclasses.asdict(epoch) for epoch in epochs]
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
+        make_parent(self.path)
         write_atomic(self.path, save(self._state(), {"training": self._training, "epochs": json.dumps(rows)}))
 
     def _state(self) -> dict[str, Tensor]:
