@@ -342,3 +342,12 @@ def test_plain_is_held_to_the_validation_images_of_the_search(monkeypatch):
     split = data.load_training_data(found, data_dir=None).validation
     assert torch.equal(whole.images[end_to_end.held_out()], split.images)
     assert torch.equal(whole.labels[end_to_end.held_out()], split.labels)
+
+
+def test_what_is_timed_is_the_code_of_the_path_not_of_the_working_directory(tmp_path, monkeypatch):
+    package = tmp_path / "nas"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit('the working directory')\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(end_to_end.__file__).parents[2]))
+    assert "nas" in end_to_end.start([*end_to_end.NAS, "--version"])

@@ -42,8 +42,10 @@ class RunView:
         elif isinstance(message, StepMessage):
             completed = round(message.step / message.steps * self.epochs, 1)
             self.bars.update(self._task(_who(message.job), total=self.epochs), completed=completed)
-        elif isinstance(message, EpochMessage) and not self.quiet:
-            self._print(self._epoch(message))
+        elif isinstance(message, EpochMessage):  # steps are told now and then: the last of an epoch need not be
+            self.bars.update(self._task(_who(message.job), total=self.epochs), completed=message.epoch.number)
+            if not self.quiet:
+                self._print(self._epoch(message))
 
     def _epoch(self, message: EpochMessage) -> str:
         epoch, who = message.epoch, _who(message.job)

@@ -62,7 +62,7 @@ HERE = Path(__file__).resolve().parent
 RECORD = records.FOLDER / "end-to-end.json"
 STUDY = "search"
 SIDES = ("ours", "plain")
-NAS = ["-c", "from nas.cli import main; main()"]
+NAS = ["-P", "-c", "from nas.cli import main; main()"]
 
 progress = Console(stderr=True, soft_wrap=True, highlight=False)
 

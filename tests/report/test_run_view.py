@@ -69,9 +69,10 @@ def test_a_terminal_has_a_bar_for_each_seed_and_the_logits(monkeypatch, width, c
         assert "starting workers" in str([task.fields["who"] for task in view.bars.tasks])
         view(LogitsMessage(worker=0, job=logits, logits=None))
         view(StepMessage(worker=0, job=job(0), step=5, steps=10))
-        view(StepMessage(worker=1, job=job(1), step=10, steps=10))
+        view(StepMessage(worker=1, job=job(1), step=9, steps=10))
+        view(EpochMessage(worker=1, job=job(1), epoch=epoch(2)))  # the steps between were not told
         assert [(task.fields["who"], task.completed, task.total) for task in view.bars.tasks] == [
-            ("teacher logits", 1, 2), ("seed 0", 1.0, 2), ("seed 1", 2.0, 2)
+            ("teacher logits", 1, 2), ("seed 0", 1.0, 2), ("seed 1", 2, 2)
         ]  # fmt: skip
         plain = Console(file=io.StringIO(), width=width)
         plain.print(view.bars.get_renderable())
