@@ -140,7 +140,7 @@ def session() -> str:
     """Return what `nas search` and `nas train-best` print of a committed record, but for their progress."""
     found = read_record(EXAMPLE / "search.json", SearchReason)
     result = read_record(EXAMPLE / "result.json", RunResult)
-    search = found.command.replace("--no-known", "--no-published")  # its name when the search ran
+    search = found.command
     run = SimpleNamespace(seeds=seeds_of(EXAMPLE, result), result=result)
     parts: list[RenderableType] = [
         f"$ {search}", "...", report.finalist_table(found), "", report.account(found.counts), report.cost(found),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -67,17 +66,19 @@ def export(
     require_place(folder, folder=True)
     from nas.export import ExportOptions
     from nas.library import export_network
-
-    def show(target: str) -> None:
-        if not quiet:
-            doing = "loading" if target == "images" else "writing and checking"
-            print(f"{target}: {doing} ...", file=sys.stderr, flush=True)
+    from nas.report import StepView, make_console
 
     machine = make_machine(data_dir, "cpu", "auto", None, quiet)
     options = ExportOptions(qat=qat, cmsis_nn=cmsis_nn, soap=soap)
-    result = export_network(
-        network, to=to, folder=folder, storage=storage, check=check, machine=machine, options=options, on_target=show,
-    )  # fmt: skip
+    with StepView(make_console(), quiet=quiet) as view:
+
+        def show(target: str) -> None:
+            view(f"{target}: {'loading' if target == 'images' else 'writing and checking'}")
+
+        result = export_network(
+            network, to=to, folder=folder, storage=storage, check=check, machine=machine, options=options,
+            on_target=show,
+        )  # fmt: skip
     if as_json:
         print(json.dumps(dataclasses.asdict(result), indent=1, default=str))
     else:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from nas.report.run_view import RunView
     from nas.report.search_screen import screen, sparkline
     from nas.report.sheet import write_augmented
+    from nas.report.step_view import StepView
     from nas.report.tensorboard import TensorBoard
     from nas.report.text_chart import TextChart
     from nas.report.watch import Watcher
@@ -62,6 +63,7 @@ __all__ = [
     "LiveView",
     "Picture",
     "RunView",
+    "StepView",
     "TensorBoard",
     "TextChart",
     "Watcher",
@@ -116,6 +118,7 @@ _PLACES = {
     "event_lines": ("event_line", "status"),
     "live": ("LiveView",),
     "run_view": ("RunView",),
+    "step_view": ("StepView",),
     "search_screen": ("screen", "sparkline"),
     "in_terminal": ("confusion_view", "study_view"),
     "text_chart": ("TextChart",),

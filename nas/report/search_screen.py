@@ -15,7 +15,7 @@ from nas.report.event_lines import WIDE, heading
 from nas.report.tables import account, brief_account
 from nas.report.text_chart import TextChart
 from nas.searches import pareto_front
-from nas.study import ENDED, Progress, Stage
+from nas.study import ENDED, STARTING_WORKERS, Progress, Stage, WorkerLine
 
 DRAWN_LINES = 8
 """Lines of the two drawings: axes of six, a title, ticks."""
@@ -112,6 +112,8 @@ def _best(progress: Progress, width: int) -> Text:
     if progress.best is None:
         return _one_line(f"{name}  none yet", style="dim")
     accuracy, loss, schedule, num_params = progress.best
+    if loss is not None:
+        name = "best by loss"
     target = progress.target
     style = "green" if target is None or accuracy >= target else "yellow"
     parts = [
@@ -142,10 +144,12 @@ def _workers(progress: Progress, width: int, plain: bool) -> Table:
         accuracy = "" if line.accuracy is None else f"{line.accuracy:.2f} %"
         size = f"{line.num_params:,}" if line.num_params else ""
         busy = line.num_params or line.step  # an idle worker's empty bar would look full where there are no colours
+        idle = line.text == WorkerLine().text
+        text = "starting" if idle and progress.note == STARTING_WORKERS else line.text
         workers.add_row(
             str(number),
             ProgressBar(total=line.steps, completed=line.step, width=bar_width) if busy else " " * bar_width, accuracy,
-            sparkline(line.history[-longest:], plain=plain), size, Text(line.text),
+            sparkline(line.history[-longest:], plain=plain), size, Text(text),
         )  # fmt: skip
     return workers
 
@@ -171,11 +175,11 @@ def best_so_far(results: Sequence[tuple[int, float]], total: int) -> XYChart:
         best = max(best, accuracy)
         points.append(Point(x=number, y=best))
     return XYChart(
-        name="best", title="Best so far", alt="", series=(
-            Series(name="best so far", parts=(tuple(points),), tone=2, join="step", mark=None),
+        name="best", title="Highest accuracy so far", alt="", series=(
+            Series(name="highest so far", parts=(tuple(points),), tone=2, join="step", mark=None),
         ),
         x=Axis(title="complete trials", low=1, high=max(2, total, len(points)), whole=True),
-        y=accuracy_axis("best so far, percent", [point.y for point in points]),
+        y=accuracy_axis("highest so far, percent", [point.y for point in points]),
     )  # fmt: skip
 
 

@@ -85,15 +85,17 @@ class Search:
             brief = BriefTrials(store, self.space, settings, logits, self.propose)
             if settings.published:
                 brief.enqueue_designs()
+            if by_hand := len(store.refresh().by_hand()):
+                note = f"left alone, as they are no points of the space: {by_hand} enqueued with Optuna"
+                self.view(self.progress, Event(note=note))
             self.presence.enter(BriefTrials.name)
             brief_done = loop.run(brief, deadline.share(BRIEF_SHARE))
             if brief.ended_early:
                 self.view(self.progress, Event(note=brief.ended_early))
             candidates = (front if settings.pareto else leaders)(store.refresh(), settings.finalists)
             if not candidates:
-                raise InfeasibleError(
-                    f"no trial of the study '{store.name}' completed: give more --trials or a longer --timeout"
-                )
+                more = "more --trials" if brief_done else "a longer --timeout"
+                raise InfeasibleError(f"no trial of the study '{store.name}' completed: give {more}")
             self.presence.enter(Finalists.name)
             raced = loop.run(Finalists(store, candidates, settings, logits), deadline.share(FINAL_SHARE))
             if brief_done and raced and self._finished() == before:

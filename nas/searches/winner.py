@@ -192,7 +192,8 @@ def _weights(
     if not here:  # on another machine, with a storage in common
         raise StorageError(
             f"the weights of the winner, trial {number}, are not in {paths[by_score[0]].parent}: run this on the "
-            "machine that trained it, or give all of them --artifacts"
+            "machine that trained it, or give all of them --artifacts; where they are lost, "
+            f"'nas train-best --study {store.base} --pick {number}' trains it anew"
         )
     seed = here[(len(here) - 1) // 2]
     return seed, paths[seed]

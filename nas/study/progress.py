@@ -12,7 +12,7 @@ from nas.space import DISCARDS
 RATE_SECONDS, LEAST_RATE_SECONDS = 60.0, 2.0
 """Seconds over which discards are averaged, and below which a rate says nothing."""
 
-STARTING_WORKERS = "starting workers; the first run compiles the kernels (once)"
+STARTING_WORKERS = "starting workers; the first run compiles the kernels (once, half a minute or more)"
 
 
 @dataclass(kw_only=True)
@@ -163,11 +163,15 @@ class Progress:
 
     def _close(self) -> None:
         stage = self._stage()
-        if stage is not None and self._brought is not None:
-            if stage.paced:
-                self._spent += self.clock() - self._entered
-                self._worked += stage.done - self._brought
-            stage.work = stage.done
+        if stage is None:
+            return
+        if self._brought is None:  # nothing of it was left to do
+            stage.done = stage.work
+            return
+        if stage.paced:
+            self._spent += self.clock() - self._entered
+            self._worked += stage.done - self._brought
+        stage.work = stage.done
 
 
 View = Callable[[Progress, Event | None], None]

@@ -37,6 +37,9 @@ FINALISTS = "/finalists"
 CONNECT_SECONDS = 10
 """For how long a database server may take to answer."""
 
+_OPTUNA_TABLES = {"studies", "trials", "version_info", "alembic_version"}
+"""Some of the tables that Optuna makes, the first of them included."""
+
 _SECRET_KEY = re.compile(r"password|passwd|pwd|secret|token", re.IGNORECASE)
 
 
@@ -131,9 +134,28 @@ def open_sqlite(path: Path, *, create: bool, read_only: bool = False) -> RDBStor
     """
     if not create:
         _require(path)
+    elif path.is_file():
+        _require_optuna(path)
     elif not path.exists() and path.parent.is_dir():
         _make_sqlite(path)
     return _sqlite(path, create=create, read_only=read_only, shown=path)
+
+
+def _require_optuna(path: Path) -> None:
+    """Raise `StorageError` for another program's database, to which Optuna would add its tables, or an emptied one."""
+    if path.name == DATABASE and path.stat().st_size == 0:
+        raise StorageError(
+            f"{path} is empty, its trials are lost: bring it back from a copy, or delete it to begin anew"
+        )
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=LOCK_SECONDS)) as connection:
+            found = {row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")}
+    except sqlite3.Error:  # no database, or one that cannot be read: Optuna says how
+        return
+    if found and not found & _OPTUNA_TABLES:
+        raise StorageError(
+            f"{path} holds the tables of another program ({', '.join(sorted(found)[:3])}): give another --storage"
+        )
 
 
 def _make_sqlite(path: Path) -> None:

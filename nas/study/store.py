@@ -257,7 +257,7 @@ class StudyStore:
         """Begin the first enqueued trial; None where there is none, or other processes were quicker."""
         with self.errors():
             for trial in self.table.waiting():
-                if not trial.params:  # enqueued by hand, with Optuna: no point of the space
+                if not trial.params:  # of `by_hand`
                     continue
                 trial_id = self._id_of(trial.number)
                 with batch:

@@ -85,6 +85,10 @@ class TrialTable:
         waiting = (trial for trial in self.open.values() if trial.state == TrialState.WAITING)
         return sorted(waiting, key=lambda trial: trial.number)
 
+    def by_hand(self) -> list[FrozenTrial]:
+        """Waiting trials that somebody enqueued with Optuna: no points of the space, and left alone."""
+        return [trial for trial in self.waiting() if not trial.params and "schedule" not in trial.user_attrs]
+
     @property
     def taken(self) -> int:
         """Trials under way in any process, and those that ended by themselves."""
@@ -129,7 +133,7 @@ class TrialTable:
 
         "fail" counts trials that failed for a reason of their own, "interrupted" those that did not end by
         themselves. "generated" is counted where schedules are drawn, discards where they are made, so that a loss shows
-        as "unaccounted". `without_trial` counts, by reason, discards after which no trial could be made.
+        as "unaccounted"; what was enqueued by hand is left out. `without_trial` counts, by reason, discards after which no trial could be made.
         """
         totals = Counter(self._discards)
         for trial in self.open.values():
@@ -139,6 +143,8 @@ class TrialTable:
         totals["generated"] += lost.total()
         states = Counter(self._states)
         states.update(trial.state.name.lower() for trial in self.open.values())
+        by_hand = len(self.by_hand())
+        states["waiting"] -= by_hand
         by_state = {state: states[state] for state in STATES}
         discards = {reason: totals[reason] for reason in DISCARDS}
         return {
@@ -146,7 +152,7 @@ class TrialTable:
             **discards,
             **by_state,
             "tried again": totals["tried again"],
-            "unaccounted": totals["generated"] + totals["tried again"] - sum(discards.values()) - len(self),
+            "unaccounted": totals["generated"] + totals["tried again"] + by_hand - sum(discards.values()) - len(self),
             "shrunk to fit": totals["shrunk to fit"],
         }
 

@@ -86,7 +86,7 @@ def test_the_best_so_far_and_the_front_are_drawn_where_there_is_room(width):
     drawn = rendered(screen(shown, width, 40), width)
     assert max(map(len, drawn)) <= width
     text = "\n".join(drawn)
-    assert "best so far, percent" in text
+    assert "highest so far, percent" in text
     assert "front, percent" in text
     assert re.search("[\u2801-\u28ff]", text)
     assert "┊" in text  # the cap

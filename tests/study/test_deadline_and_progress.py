@@ -86,6 +86,18 @@ def test_what_an_earlier_process_did_says_nothing_of_the_pace_of_this_one(clock)
     assert made.seconds_left == pytest.approx(90)
 
 
+def test_a_stage_of_which_nothing_was_left_is_done(clock):
+    """Teachers that are stored send no message."""
+    made = progress(clock, Stage(name="teachers", work=50, paced=False), Stage(name="brief trials", work=10))
+    made.enter("teachers")
+    made.enter("brief trials")
+    made.advance(0, 10)
+    clock.now += 20
+    made.advance(4, 6)
+    assert made.stages[0].done == 50
+    assert made.seconds_left == pytest.approx(5 * 6)
+
+
 def test_a_stage_that_nobody_planned_has_no_estimate(clock):
     made = progress(clock, Stage(name="brief trials", work=10))
     made.enter("something else")

@@ -222,6 +222,24 @@ def test_random_bytes_in_the_place_of_the_database(folder, name):
         assert str(path) in one_line(caught.value)
 
 
+def test_a_search_adds_nothing_to_the_database_of_another_program(folder):
+    path = folder.parent / "shop.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("create table customers (name text)")
+    before = path.read_bytes()
+    with pytest.raises(StorageError, match=r"tables of another program \(customers\): give another --storage"):
+        StudyStore.create("toy", str(path), {}, {})
+    assert path.read_bytes() == before
+
+
+def test_an_emptied_database_is_not_filled_anew(folder):
+    toys.open_study("toy")
+    (folder / "toy" / "study.db").write_bytes(b"")
+    with pytest.raises(StorageError, match="study.db is empty, its trials are lost: bring it back"):
+        toys.open_study("toy")
+    assert not (folder / "toy" / "study.db").stat().st_size
+
+
 def test_a_truncated_database(folder):
     toys.run(toys.Pool(), trials=2)
     path = folder / "toy" / "study.db"

@@ -169,8 +169,11 @@ def test_it_is_an_ordinary_optuna_study(store):
 
 def test_trials_enqueued_by_hand_are_left_alone(store):
     store.study.enqueue_trial({"depth": 3})
-    toys.run(toys.Pool(), store=store, trials=3)
+    events = []
+    toys.run(toys.Pool(), store=store, trials=3, view=lambda progress, event: events.append(event))
     assert [trial.state for trial in store.refresh().trials()] == [TrialState.WAITING, *3 * [TrialState.COMPLETE]]
+    assert (store.counts()["waiting"], store.counts()["unaccounted"]) == (0, 0)
+    assert any(event and "no points of the space: 1 enqueued with Optuna" in event.note for event in events)
 
 
 @pytest.mark.filterwarnings("ignore:.*gamma.*:FutureWarning")
