@@ -74,7 +74,7 @@ class Pool:
         self.computed: list[tuple[int, int]] = []  # fold and epoch of every job for logits
         self.teacher_logits: list[list[float] | None] = []  # of each training a number for each epoch
         self.stopped: list[Any] = []
-        self.restarts = 0
+        self.starts, self.restarts = 0, 0
 
     def __enter__(self) -> Self:
         return self
@@ -92,6 +92,9 @@ class Pool:
     @property
     def jobs(self) -> list[Job]:
         return [life[0] for life in self.lives if life is not None]
+
+    def start(self) -> None:
+        self.starts += 1
 
     def submit(self, job: Job) -> int:
         number = self.idle

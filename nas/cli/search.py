@@ -91,7 +91,7 @@ def search(
     storage: Storage = None,
     artifacts: Annotated[
         str | None,
-        typer.Option(help="Folder or s3://BUCKET for weights, which all machines of a study reach (remembered)."),
+        typer.Option(help="Folder or s3://BUCKET/PREFIX for weights, which all machines of a study reach."),
     ] = None,
     sampler: Annotated[Literal["guided", "tpe", "random"], typer.Option(help="What proposes schedules.")] = "guided",
     pruner: Annotated[Literal["median", "none"], typer.Option(help="What stops brief trials.")] = "median",

@@ -37,9 +37,10 @@ def search(
     `budget` is a `Budget`, a number of parameters, or the name of a track such as "8k". `dataset` is a name of the
     catalogue (default: the budget's, else MNIST), or the path of a folder with a folder of images for each class, which
     `machine.images` says how to read. `settings` are those of `Settings.for_budget`, such as `trials=100`
-    or `teacher="none"`. `artifacts` is a folder or s3://BUCKET that all machines of a `storage` reach: weights are
-    found there, wherever they were trained. `report` keeps the study's report.html fresh meanwhile, `tensorboard` is a
-    folder for its event files. Only training and validation images are used. Progress is shown unless `machine.quiet`.
+    or `teacher="none"`. `artifacts` is a folder or s3://BUCKET/PREFIX that all machines of a `storage` reach: there
+    weights are found, wherever they were trained. `report` keeps the study's report.html fresh meanwhile, `tensorboard`
+    is a folder for its event files. Only training and validation images are used. Progress is shown unless
+    `machine.quiet`.
     Raise `UsageError` for a value that breaks a rule, `InfeasibleError` where nothing meets the budget, `DataError` for
     images that are missing, `StorageError` for a database or folder that cannot be used.
     """

@@ -1,27 +1,39 @@
-"""Several writes of Optuna in one commit of SQLite: a commit waits for the disk, some 25 ms; a trial's end had three.
+"""Several writes of Optuna in one commit: one of SQLite waits for the disk, some 25 ms; a trial's end had three.
 
-Optuna's storage commits at every call. Inside a `Batch` each of its transactions is a savepoint of one that is
-committed at the end, so that all of it is there or none. Databases of servers keep Optuna's own commits.
+Optuna's storage commits at every call. Inside a `Batch` each of its transactions is a part of one that is committed at
+the end, so that all of it is there or none: in SQLite a savepoint; for servers see `patience`.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import threading
+from typing import Protocol
 
 from sqlalchemy import Connection
+
+
+class Waiting(Protocol):
+    """Writes that wait for the end of a batch."""
+
+    def write(self) -> None:
+        """Commit them for good."""
+        ...
+
+    def rollback(self) -> None:
+        """Take them back."""
+        ...
 
 
 class Batch(threading.local):
     """A context manager, used again and again: one commit for the writes inside; of nested ones, the outermost's.
 
-    It is of one thread, and of all SQLite files that are open.
+    It is of one thread, and of all databases that are open.
     """
 
     def __init__(self) -> None:
         self.depth = 0
-        self.connections: set[BatchedConnection] = set()
-        """Those with a transaction that waits for the end."""
+        self.waiting: set[Waiting] = set()
 
     def __enter__(self) -> None:
         self.depth += 1
@@ -30,12 +42,12 @@ class Batch(threading.local):
         self.depth -= 1
         if self.depth:
             return
-        waiting, self.connections = self.connections, set()
-        for connection in waiting:
+        waiting, self.waiting = self.waiting, set()
+        for writes in waiting:
             if kind is None:
-                connection.write()
+                writes.write()
             else:
-                connection.rollback()
+                writes.rollback()
 
 
 batch = Batch()
@@ -52,7 +64,7 @@ class BatchedConnection(sqlite3.Connection):
         if not self.in_transaction:
             self.execute("BEGIN IMMEDIATE" if write else "BEGIN")
         if batch.depth:
-            batch.connections.add(self)
+            batch.waiting.add(self)
             self.execute("SAVEPOINT part")
             self._part = True
 

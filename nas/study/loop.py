@@ -78,6 +78,7 @@ class Loop:
         self._supervisor = Supervisor(self._clock)
         self.progress.enter(phase.name)
         try:
+            self._start(phase, deadline)
             while True:
                 self.interrupts.check()
                 self.live()
@@ -100,6 +101,20 @@ class Loop:
             with contextlib.suppress(Exception):  # where the database is the trouble, the next start finds them stale
                 self._give_up(phase, _cause(error))
             raise
+
+    def _start(self, phase: Phase, deadline: Deadline) -> None:
+        """Start the workers where there is something to do.
+
+        Before a trial is claimed: kernels may take minutes to compile on a busy machine, without a heartbeat.
+        """
+        phase.store.refresh()
+        if phase.update(self.progress) or deadline.passed:
+            return
+        if not self.pool.jobs:
+            self.progress.await_workers()
+            self.view(self.progress, None)
+        with self.interrupts.allowed():
+            self.pool.start()
 
     def _recover(self, phase: Phase) -> None:
         """Fail running trials whose owner is gone, and enqueue their points again where the phase wants that."""
@@ -128,7 +143,7 @@ class Loop:
             self.progress.note = ""
             self.progress.await_workers()
             self.view(self.progress, None)
-        with self.interrupts.allowed():  # the first job compiles kernels and starts processes: seconds
+        with self.interrupts.allowed():  # after a restart it starts processes: seconds
             number = self.pool.submit(job)
         self._supervisor.alive(number)
         self.progress.line_of(number)

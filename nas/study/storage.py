@@ -13,7 +13,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
@@ -195,7 +195,7 @@ def _server(url: URL, *, create: bool) -> BaseStorage:
     if url.drivername == "postgresql+psycopg" and "connect_timeout" not in url.query:
         engine["connect_args"] = {"connect_timeout": CONNECT_SECONDS}  # else a host that is off is waited for
     opened = _rdb(url.render_as_string(hide_password=False), engine, create=create)
-    return patient(get_storage(opened), redact_url(url.render_as_string(hide_password=False)), opened.engine)
+    return patient(opened, redact_url(url.render_as_string(hide_password=False)))
 
 
 def _journal(path: Path, *, create: bool) -> JournalStorage:

@@ -256,18 +256,19 @@ class StudyStore:
     def claim_waiting(self) -> ClaimedTrial | None:
         """Begin the first enqueued trial; None where there is none, or other processes were quicker."""
         with self.errors():
-            for trial in self.table.waiting():
-                if not trial.params:  # of `by_hand`
-                    continue
-                trial_id = self._id_of(trial.number)
-                with batch:
-                    if not self.storage.set_trial_state_values(trial_id, TrialState.RUNNING):
-                        continue
-                    for key, value in owner_attrs().items():
-                        self.storage.set_trial_user_attr(trial_id, key, value)
-                fresh = self.storage.get_trial(trial_id)
-                self.table.open[trial.number] = fresh
-                return ClaimedTrial(trial_id=trial_id, number=trial.number, params=fresh.params, attrs=fresh.user_attrs)
+            for trial in self.table.waiting():  # one without parameters was enqueued by hand: no point of the space
+                if trial.params and (started := self._start(trial.number)):
+                    return started
+        return None
+
+    def _start(self, number: int) -> ClaimedTrial | None:
+        trial_id = self._id_of(number)
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError), batch:  # another process was quicker
+            if self.storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                for key, value in owner_attrs().items():
+                    self.storage.set_trial_user_attr(trial_id, key, value)
+                fresh = self.table.open[number] = self.storage.get_trial(trial_id)
+                return ClaimedTrial(trial_id=trial_id, number=number, params=fresh.params, attrs=fresh.user_attrs)
         return None
 
     def enqueue(self, params: Params, distributions: Distributions, attrs: Mapping[str, Any]) -> None:

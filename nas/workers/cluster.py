@@ -11,19 +11,27 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 from nas.errors import NasError, UsageError
 from nas.machine import cores
 from nas.workers.pool import WORKERS_ON_CUDA
+
+T = TypeVar("T")
 
 CPUS_PER_WORKER = 2
 """Ray counts hardware threads, of which a core mostly has two; a second training on one core gains little."""
 
 CONNECT_SECONDS = 5.0
 """For how long an address may be silent before it counts as unreachable."""
+
+END_SECONDS = 1.0
+"""For how long calls under way are waited for at the end."""
 
 TOKEN = "RAY_AUTH_TOKEN"
 """The environment variable of the secret that a cluster's processes share."""
@@ -68,6 +76,38 @@ class Share:
         return sum(int(node.get("CPU", 0) / self.cpus + 1e-6) for node in nodes)
 
 
+class Calls:
+    """Makes calls in a thread of its own.
+
+    A signal then raises in whoever waits, and not inside Ray's client: that would leave its locks taken, and the next
+    call would wait for ever.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def __call__(self, go: Callable[[], T]) -> T:
+        """Return what `go` does, once those before it are done."""
+        future = Future[T]()
+        self._waiting.put((future, go))
+        return future.result()
+
+    def end(self) -> None:
+        """End the thread after the calls that wait; one that hangs is left to itself."""
+        self._waiting.put(None)
+        self._thread.join(END_SECONDS)
+
+    def _run(self) -> None:
+        while (call := self._waiting.get()) is not None:
+            future, go = call
+            try:
+                future.set_result(go())
+            except BaseException as error:
+                future.set_exception(error)
+
+
 def connect(cluster: str) -> None:
     """Connect this process to a Ray cluster: `ray`, one of this machine or of RAY_ADDRESS, or `ray://HOST:PORT`.
 
@@ -93,14 +133,17 @@ def connect(cluster: str) -> None:
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(**options, log_to_driver=False, logging_level=logging.CRITICAL)  # what fails is an exception here
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what fails is an exception here
+            ray.init(**options, log_to_driver=False, logging_level=logging.CRITICAL)
         _ours.add(cluster)
         # It prints the last words of nodes that die on standard output, which is for data, whatever `log_to_driver` is.
         importlib.import_module("ray._private.worker").print_to_stdstream = lambda *_, **__: None  # type: ignore[attr-defined]
     except (ConnectionError, RuntimeError, ValueError, OSError, ImportError, ray.exceptions.RayError) as error:
         named = os.environ.get("RAY_ADDRESS", "this machine") if address is None else cluster
+        port = "" if address is None else ", whose port is --ray-client-server-port's of ray start,"
         raise ClusterError(
-            f"no Ray cluster at {named} ({_first_line(error)}): check the address and its version"
+            f"no Ray cluster at {named} ({_first_line(error)}): check the address{port} and its version"
         ) from None
     finally:
         if main and before is not None:

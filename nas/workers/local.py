@@ -48,10 +48,14 @@ class LocalPool:
         """The job under way."""
         return [] if self._work is None else [self._work.job]
 
+    def start(self) -> None:
+        """Move the images to the device."""
+        self._setting = self._setting.on_device()
+
     def submit(self, job: Job) -> int:
         """Start the job and return 0."""
         assert self._work is None, "submit needs an idle worker"
-        self._setting = self._setting.on_device()
+        self.start()
         self._work = Work(job, self._setting)
         return 0
 

@@ -43,6 +43,9 @@ class Pool(Protocol):
     def jobs(self) -> list[Job]:
         """The jobs under way."""
 
+    def start(self) -> None:
+        """Start the workers, if none run; the first job does it otherwise, and may then wait for compiled kernels."""
+
     def submit(self, job: Job) -> int:
         """Hand `job` to an idle worker, of which there must be one, and return its number."""
 

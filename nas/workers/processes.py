@@ -82,8 +82,7 @@ class ProcessPool:
         """Hand `job` to an idle worker and return that worker's number."""
         number = self.idle
         assert number is not None, "submit needs an idle worker"
-        if not self._workers:
-            self._start()
+        self.start()
         worker = self._workers[number]
         worker.job = job
         with contextlib.suppress(Disconnected):  # it died while idle; messages() will say so
@@ -135,8 +134,10 @@ class ProcessPool:
             self._shared.close()
             self._shared = None
 
-    def _start(self) -> None:
-        """Start all workers, at the first job: a search that has nothing left to train starts nothing."""
+    def start(self) -> None:
+        """Start all workers, if none run."""
+        if self._workers:
+            return
         if self._compiles:
             compile_all()  # here, once: workers find the kernels in the cache
         together = self._count if self._one_process else 1

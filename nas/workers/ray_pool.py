@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from nas.data import Split, TrainingData
 from nas.errors import NasError
 from nas.kernels import compile_all, folder_name
 from nas.train import Backend, choose_backend
-from nas.workers.cluster import ClusterError, Share, nodes
+from nas.workers.cluster import Calls, ClusterError, Share, nodes
 from nas.workers.jobs import (
     BugMessage,
     EpochMessage,
@@ -38,6 +38,8 @@ from nas.workers.jobs import (
 from nas.workers.local import Work
 from nas.workers.transport import dumps
 from nas.workers.worker import Setting
+
+T = TypeVar("T")
 
 LOOK_SECONDS = 2.0
 """Time between two looks at the nodes, of which some may have come or gone."""
@@ -134,6 +136,7 @@ class RayPool:
         self._stored_images: Any = None
         self._stored_logits: dict[Path, Any] = {}
         self._looked = time.monotonic()
+        self._calls: Calls | None = None
         if self._room == 0:
             raise ClusterError("the cluster has no room for a worker: add a node, or give another --device")
 
@@ -172,64 +175,79 @@ class RayPool:
         """Hand `job` to an idle worker and return that worker's number."""
         number = self.idle
         assert number is not None, "submit needs an idle worker"
-        if not self._workers:
-            self._start()
+        self.start()
         worker = self._workers[number]
         worker.job = job
         if worker.ready:
-            worker.call = self._begin(worker.actor, job)
+            worker.call = self._do(partial(self._begin, worker.actor, job))
         return number
 
     def messages(self, timeout: float) -> Iterator[Message]:
         """Yield what comes in within `timeout` seconds, one message of each worker at most."""
-        calls = {worker.call: worker for worker in self._workers if worker.call is not None}
-        if not calls:
+        if all(worker.call is None for worker in self._workers):
             return
-        with _lost_cluster():
-            ready, waiting = self._ray.wait(list(calls), timeout=timeout)
-            if ready and waiting:
-                ready += self._ray.wait(waiting, num_returns=len(waiting), timeout=0)[0]
+        ended = self._do(partial(self._wait, timeout))
         self._look()
-        for call in ready:
-            worker = calls[call]
+        for worker in ended:
             if worker not in self._workers:
                 continue
-            message = self._receive(self._workers.index(worker), worker)
+            message = self._do(partial(self._receive, self._workers.index(worker), worker))
             if message is not None:
                 yield checked(message)
 
     def answer(self, message: EpochMessage, *, stop: bool) -> None:
         """Let the worker that reported an epoch go on, or stop there."""
         worker = self._workers[message.worker]
-        worker.call = worker.actor.answer.remote(stop)
+        worker.call = self._do(partial(worker.actor.answer.remote, stop))
 
     def end(self, worker: int) -> None:
         """Kill a worker; `messages` reports its job as lost."""
-        self._ray.kill(self._workers[worker].actor)
+        self._do(partial(self._ray.kill, self._workers[worker].actor))
 
     def restart(self) -> None:
         """End every worker and its job at once; the next job starts new ones."""
         for worker in self._workers:
             with contextlib.suppress(Exception):  # the cluster may be gone
-                self._ray.kill(worker.actor)
+                self._do(partial(self._ray.kill, worker.actor))
         self._workers, self._first = [], True
 
     def close(self) -> None:
         """End every worker at once; jobs under way are lost."""
         self.restart()
         self._stored_images, self._stored_logits = None, {}
+        if self._calls is not None:
+            self._calls.end()
+            self._calls = None
 
-    def _start(self) -> None:
-        """Start workers, at the first job: as many as there is room for now, and later those that must wait for it."""
+    def start(self) -> None:
+        """Start workers, if none run: as many as there is room for now, and later those that must wait for it."""
+        if self._workers:
+            return
+        if self._options[1] == "kernels":
+            compile_all()  # nodes of this machine find the kernels in the cache
+        self._do(self._spawn_all)
+
+    def _do(self, go: Callable[[], T]) -> T:
+        if self._calls is None:
+            self._calls = Calls()
         with _lost_cluster():
-            if self._options[1] == "kernels":
-                compile_all()  # nodes of this machine find the kernels in the cache
-            if self._stored_images is None:
-                self._stored_images = self._ray.put(pack(self._images))
-            room = self._room
-            if self._count is None:  # others may use the cluster too: what they leave now, and the rest when it is free
-                room = max(1, min(room, self._share.places([self._ray.available_resources()])))
-            self._workers = [self._spawn() for _ in range(room)]
+            return self._calls(go)
+
+    def _wait(self, timeout: float) -> list[_Worker]:
+        """Return the workers whose calls have ended within `timeout` seconds, or at the first that does."""
+        calls = {worker.call: worker for worker in self._workers if worker.call is not None}  # hashing one may wait
+        ready, waiting = self._ray.wait(list(calls), timeout=timeout)
+        if ready and waiting:
+            ready += self._ray.wait(waiting, num_returns=len(waiting), timeout=0)[0]
+        return [calls[call] for call in ready]
+
+    def _spawn_all(self) -> None:
+        if self._stored_images is None:
+            self._stored_images = self._ray.put(pack(self._images))
+        room = self._room
+        if self._count is None:  # others may use the cluster too: what they leave now, and the rest when it is free
+            room = max(1, min(room, self._share.places([self._ray.available_resources()])))
+        self._workers = [self._spawn() for _ in range(room)]
 
     def _spawn(self) -> _Worker:
         actor = self._ray.remote(Trainer).options(
@@ -239,14 +257,15 @@ class RayPool:
 
     def _look(self) -> None:
         """Note which nodes there are; start workers for new ones, and anew those without a job whose node is gone."""
-        if not self._workers or time.monotonic() - self._looked < LOOK_SECONDS:
-            return
-        with _lost_cluster():
-            self._nodes, self._looked = nodes(), time.monotonic()
-            for number, worker in enumerate(self._workers):
-                if worker.job is None and worker.node is not None and worker.node not in self._nodes:
-                    self._workers[number] = self._spawn()
-            more = [self._spawn() for _ in range(self._room - len(self._workers))]
+        if self._workers and time.monotonic() - self._looked >= LOOK_SECONDS:
+            self._do(self._follow_nodes)
+
+    def _follow_nodes(self) -> None:
+        self._nodes, self._looked = nodes(), time.monotonic()
+        for number, worker in enumerate(self._workers):
+            if worker.job is None and worker.node is not None and worker.node not in self._nodes:
+                self._workers[number] = self._spawn()
+        more = [self._spawn() for _ in range(self._room - len(self._workers))]
         if more:
             self._first = False
             self._workers += more
@@ -254,8 +273,7 @@ class RayPool:
     def _receive(self, number: int, worker: _Worker) -> Message | BugMessage | None:
         """Act on what a worker's call returned; return its message, if it is one."""
         try:
-            with _lost_cluster():
-                value = self._ray.get(worker.call)
+            value = self._ray.get(worker.call)
         except self._ray.exceptions.RayTaskError as error:
             cause = error.cause
             raise (cause if isinstance(cause, NasError) else ClusterError(_import_problem(error))) from error
@@ -321,24 +339,33 @@ def _require_same(theirs: dict[str, str], node: str) -> None:
     """Raise `ClusterError` where a node has another version of the package."""
     ours = package_identity()
     if theirs != ours:
-        there, here = (f"nas {each['nas']} with kernels {each['kernels']}" for each in (theirs, ours))
         raise ClusterError(
-            f"a node of the cluster ({node[:8]}) has {there}, this machine {here}: install the same on both"
+            f"a node of the cluster ({node[:8]}) has {_named(theirs)}, this machine {_named(ours)}: "
+            "install the same on both"
         )
 
 
 def _import_problem(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"a worker of the cluster does not start ({lines[-1][:200]}): install the same nas on every node"
+    return (
+        f"a worker of the cluster does not start ({lines[-1][:200]}), this machine has {_named(package_identity())}: "
+        "install the same on every node"
+    )
+
+
+def _named(identity: dict[str, str]) -> str:
+    return f"nas {identity['nas']} with kernels {identity['kernels']}"
 
 
 @contextlib.contextmanager
 def _lost_cluster() -> Iterator[None]:
-    """Turn the loss of the whole cluster into one line."""
+    """Turn the loss of the whole cluster, and a cluster without `nas`, into one line."""
     import ray
 
     try:
         yield
+    except ImportError as error:  # the server of a remote cluster reads what it is sent
+        raise ClusterError(_import_problem(error)) from error
     except (ConnectionError, ray.exceptions.RaySystemError, ray.exceptions.RpcError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ClusterError(f"the Ray cluster is gone ({first}): run the same command again to go on") from error

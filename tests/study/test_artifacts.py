@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import sys
+import time
+
 import pytest
 import toys
 from optuna.artifacts import FileSystemArtifactStore
@@ -10,7 +16,35 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from nas.errors import StorageError, UsageError
 from nas.export import read_weights
 from nas.searches import bring_winner
-from nas.study import StudyStore, study_folder, use_artifacts
+from nas.study import Interrupted, StudyStore, study_folder, use_artifacts
+
+AWS = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """The address of an S3 server with a bucket, `weights`."""
+    server = pytest.importorskip("moto.server", reason="no S3 server here: pip install 'moto[s3,server]' 'nas[s3]'")
+    boto3 = pytest.importorskip("boto3", reason="no boto3 here: pip install 'nas[s3]'")
+    running = server.ThreadedMotoServer(port=0, verbose=False)
+    running.start()
+    address = "http://{}:{}".format(*running.get_host_and_port())
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in AWS.items():
+            patch.setenv(name, value)
+        boto3.client("s3", endpoint_url=address).create_bucket(Bucket="weights")
+    yield address
+    running.stop()
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(request, folder, monkeypatch):
+    """A place for weights of each kind."""
+    if request.param == "folder":
+        return str(folder.parent / "artifacts")
+    for name, value in (*AWS.items(), ("AWS_ENDPOINT_URL", request.getfixturevalue("s3"))):
+        monkeypatch.setenv(name, value)
+    return "s3://weights/of/ours/"
 
 
 @pytest.fixture
@@ -38,9 +72,9 @@ def weights(name="shared"):
     return {key: tensor.tolist() for key, tensor in found.items()}
 
 
-def test_the_winner_is_written_and_brought_wherever_it_was_trained(machine, storage, folder):
+def test_the_winner_is_written_and_brought_wherever_it_was_trained(machine, storage, place):
     machine("one")
-    assert search(storage, str(folder.parent / "artifacts"))
+    assert search(storage, place)
     trained = weights()
     machine("two")
     assert search(storage) == []  # the study remembers the place, and all is trained
@@ -80,8 +114,8 @@ def test_an_artifact_that_was_announced_and_not_written_is_none(machine, storage
 @pytest.mark.parametrize(
     ("place", "error", "text"),
     [
-        ("s3://", UsageError, "a folder or s3://BUCKET, not s3://"),
-        ("s3://bucket/inside", UsageError, "a folder or s3://BUCKET, not s3://bucket/inside"),
+        ("s3://", UsageError, "a folder or s3://BUCKET/PREFIX, not s3://"),
+        ("gs://bucket", UsageError, "a folder or s3://BUCKET/PREFIX, not gs://bucket"),
         ("/proc/nowhere", StorageError, "the artifacts in /proc/nowhere cannot be used"),
         ("/etc/passwd", StorageError, "the artifacts in /etc/passwd cannot be used"),
     ],
@@ -94,10 +128,7 @@ def test_a_place_that_cannot_be_used_is_refused_before_anything_is_trained(folde
 
 
 def test_without_boto3_the_extra_is_named(folder, monkeypatch):
-    def lacking(*_):
-        raise ImportError("No module named 'boto3'")
-
-    monkeypatch.setattr("nas.study.artifacts.Boto3ArtifactStore", lacking)
+    monkeypatch.setitem(sys.modules, "boto3", None)
     with pytest.raises(UsageError, match=r"pip install 'nas\[s3\]'"):
         use_artifacts(toys.open_study(), "s3://bucket")
 
@@ -109,3 +140,56 @@ def test_a_study_has_one_place(folder):
     use_artifacts(store, None)
     with pytest.raises(UsageError, match=r"the study 'toy' keeps its weights in .*/a, not .*/b: give that"):
         use_artifacts(store, str(folder.parent / "b"))
+
+
+@contextlib.contextmanager
+def cut_upload(then):
+    """The winner's archive is written by half; then comes what is given."""
+
+    def write(store, artifact_id, content):
+        data = content.read()
+        archive = data.startswith(b"PK")
+        (store._base_path / artifact_id).write_bytes(data[: len(data) // 2] if archive else data)
+        if archive:
+            then()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FileSystemArtifactStore, "write", write)
+        yield
+
+
+def kill():
+    raise SystemExit(137)
+
+
+def silence():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(20)
+
+
+@pytest.mark.parametrize(("then", "ends"), [(kill, SystemExit), (silence, Interrupted)])
+def test_a_winner_that_was_cut_in_its_upload_is_uploaded_by_the_next_command(machine, storage, folder, then, ends):
+    began = time.monotonic()
+    machine("one")
+    with cut_upload(then), pytest.raises(ends):
+        search(storage, str(folder.parent / "artifacts"))
+    assert time.monotonic() - began < 15  # a signal does not wait for a place that is silent
+    trained = weights()
+    machine("two")
+    bring_winner("shared", storage)
+    assert not (study_folder("shared") / "best").exists()
+    machine("one")
+    assert search(storage) == []
+    machine("two")
+    bring_winner("shared", storage)
+    assert weights() == trained
+
+
+def test_a_bucket_that_is_not_there_or_silent_is_one_line(folder, place, monkeypatch):
+    if not place.startswith("s3"):
+        pytest.skip("a folder is made")
+    with pytest.raises(StorageError, match=r"the artifacts in s3://nowhere cannot be used \(.*NoSuchBucket"):
+        use_artifacts(toys.open_study(), "s3://nowhere")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
+    with pytest.raises(UsageError, match="the server of s3://weights has no valid address: Invalid endpoint"):
+        use_artifacts(toys.open_study(), "s3://weights")

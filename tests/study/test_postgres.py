@@ -14,11 +14,15 @@ import optuna
 import postgres_server
 import pytest
 import toys
+from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
+from sqlalchemy import RootTransaction, event
 from sqlalchemy.exc import OperationalError
 
 from nas.errors import NasError, StorageError, UsageError
 from nas.study import StudyStore, patience, storage
+from nas.study.batch import batch
+from nas.study.ownership import process_token
 
 pytest.importorskip("psycopg", reason=postgres_server.HOW_TO_GET_IT)
 
@@ -148,26 +152,126 @@ def test_a_server_that_stays_away_is_one_line_without_secrets(postgres, folder, 
     assert store.attrs["key"] == 2
 
 
-def test_what_was_done_without_an_answer_is_done_once(postgres, folder, monkeypatch):
-    """The connection breaks after the server has ended the trial, before it can say so."""
+@pytest.fixture
+def hasty(monkeypatch):
+    """No pause between two tries."""
+    monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.01)
+
+
+def without_answer(store, monkeypatch, before=RootTransaction.commit):
+    """Break the connection once, as a batch is to be committed, after what is given."""
+    whole, broken = RootTransaction.commit, []
+
+    def commit(transaction):
+        if broken or store.storage._open is None:
+            return whole(transaction)
+        broken.append(True)
+        before(transaction)
+        raise OperationalError("", {}, Exception("gone"))
+
+    monkeypatch.setattr(RootTransaction, "commit", commit)
+    return broken
+
+
+def test_what_was_done_without_an_answer_is_done_once(postgres, folder, monkeypatch, hasty):
     store = StudyStore.create("answers", postgres.url, {}, {})
     claimed = store.claim({}, {}, {"schedule": "8 M G C"})
-    whole, broken = store.storage.inner.set_trial_state_values, []
-
-    def without_answer(*values, **named):
-        done = whole(*values, **named)
-        if not broken:
-            broken.append(True)
-            raise optuna.exceptions.StorageInternalError from OperationalError("", {}, Exception("gone"))
-        return done
-
-    monkeypatch.setattr(store.storage.inner, "set_trial_state_values", without_answer)
-    monkeypatch.setattr(patience, "PAUSE_SECONDS", 0.01)
+    broken = without_answer(store, monkeypatch)
     trial = store.finish(claimed, TrialState.COMPLETE, 50.0, loss=1.0, num_params=1)
     assert broken
     assert (trial.state, trial.value) == (TrialState.COMPLETE, 50.0)
     with pytest.raises(StorageError, match="given up by another process"):  # not ours: it says so
         store.finish(claimed, TrialState.FAIL)
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_waiting_trial_that_is_begun_without_an_answer_is_its_owners(postgres, folder, monkeypatch, hasty, other):
+    """With `other` another process begins it while the server is away."""
+    name = f"begun-{other}"
+    store = StudyStore.create(name, postgres.url, {}, {})
+    for x in (1, 2):
+        store.enqueue({"x": x}, {"x": IntDistribution(0, 9)}, {})
+    store.refresh()
+
+    def begun_elsewhere(transaction):
+        transaction.rollback()
+        with monkeypatch.context() as patch:
+            patch.setattr("nas.study.store.owner_attrs", lambda: {"owner": "another", "heartbeat": 0})
+            elsewhere = StudyStore.open(name, postgres.url)
+            elsewhere.refresh()
+            assert elsewhere.claim_waiting().params == {"x": 1}
+
+    broken = without_answer(store, monkeypatch, *([begun_elsewhere] if other else []))
+    assert store.claim_waiting().params == {"x": 1 + other}
+    assert broken
+    owners = {trial.params["x"]: trial.user_attrs["owner"] for trial in store.refresh().running()}
+    assert owners == ({1: "another", 2: process_token()} if other else {1: process_token()})
+
+
+def test_the_writes_of_a_trial_are_one_transaction(postgres, folder):
+    store = StudyStore.create("commits", postgres.url, {}, {})
+    commits = []
+    event.listen(store.storage.engine, "commit", lambda _: commits.append(1))
+
+    def counted(write):
+        commits.clear()
+        write()
+        return len(commits)
+
+    first, second = (store.claim({"x": x}, {"x": IntDistribution(0, 9)}, {"schedule": f"{x} G C"}) for x in (1, 2))
+    store.report(first, 1, 10.0)
+    store.report(first, 2, 20.0)
+    store.report(second, 1, 30.0)
+    assert counted(store.write_epochs) == 1
+    assert counted(lambda: store.heartbeat([first, second])) == 1
+    assert counted(lambda: store.finish(first, TrialState.PRUNED, loss=1.0, seconds=2.0)) == 1
+    store.refresh()
+    assert counted(lambda: store.fail_interrupted(second, "cut", again=True)) == 3  # before and after it one that reads
+    other = StudyStore.open("commits", postgres.url).refresh()
+    assert other.finished[0].intermediate_values == {1: 10.0, 2: 20.0}
+    assert (other.finished[1].state, other.finished[1].intermediate_values) == (TrialState.FAIL, {1: 30.0})
+    assert [trial.params for trial in other.waiting()] == [{"x": 2}]
+
+
+def test_what_fails_leaves_nothing_of_a_batch_and_the_next_one_is_whole(postgres, folder):
+    store = StudyStore.create("halves", postgres.url, {}, {})
+    first, second = (store.claim({"x": x}, {"x": IntDistribution(0, 9)}, {}) for x in (1, 2))
+    store.finish(first, TrialState.FAIL)
+
+    def halves():
+        with store.errors(), batch:
+            store.annotate(second, half=True)
+            store.annotate(first, late=True)
+
+    with pytest.raises(StorageError, match="given up by another process"):
+        halves()
+    with batch:
+        store.enqueue({"x": 3}, {"x": IntDistribution(0, 9)}, {})
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            store.storage.set_trial_user_attr(first.trial_id, "late", True)
+        store.annotate(second, whole=True)
+    stored = StudyStore.open("halves", postgres.url).refresh()
+    assert {"late", "half"} & {key for trial in stored.trials() for key in trial.user_attrs} == set()
+    assert stored.open[second.number].user_attrs["whole"]
+    assert [trial.params for trial in stored.waiting()] == [{"x": 3}]
+    assert store.claim_waiting() is None  # not read yet
+    store.refresh()
+    assert store.claim_waiting().params == {"x": 3}
+
+
+def test_a_server_that_restarts_within_a_batch_loses_nothing_of_it(postgres, folder, hasty):
+    store = StudyStore.create("restarted", postgres.url, {}, {})
+    claimed = store.claim({}, {}, {"schedule": "8 M G C"})
+    with batch:
+        store.annotate(claimed, before=True)
+        store.enqueue({}, {}, {"schedule": "9 M G C"})
+        postgres.stop()
+        postgres.start()
+        store.annotate(claimed, after=True)
+    trial, waiting = StudyStore.open("restarted", postgres.url).refresh().trials()
+    assert trial.user_attrs["before"]
+    assert trial.user_attrs["after"]
+    assert waiting.user_attrs == {"schedule": "9 M G C"}
 
 
 def test_postgres_is_spoken_to_by_psycopg_3_and_its_lack_named(postgres, folder, monkeypatch):

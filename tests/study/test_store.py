@@ -311,7 +311,7 @@ def of_point(params):
 
 @pytest.mark.parametrize("write", range(5))
 def test_killed_while_giving_up_it_is_given_up_again(store, write, monkeypatch):
-    """Of a point that is enqueued twice the second yields: none is lost. A server has no batches."""
+    """Of a point that is enqueued twice the second yields: none is lost. A journal has no batches."""
     monkeypatch.setattr("nas.study.store.batch", contextlib.nullcontext())
     claimed = store.claim({"x": 5}, DISTRIBUTIONS, {"schedule": "8 G C"})
     kill_at(write, lambda: store.fail_interrupted(claimed, "a reason", again=True))

@@ -98,6 +98,22 @@ def store():
 # --- killed workers ---------------------------------------------------------------------------------------------------
 
 
+def test_workers_start_before_a_trial_is_claimed_and_only_where_something_is_to_do(store, clock):
+    """Compiling takes minutes on a busy machine, in which the owner of a trial would show no heartbeat."""
+
+    class Compiling(toys.Pool):
+        def start(self):
+            super().start()
+            begun.append(len(store.refresh()))
+
+    begun, pool = [], Compiling()
+    for _ in range(2):
+        phase = Trainings(store, 1)
+        assert made(pool, clock).run(phase, Deadline())
+        assert begun == [0]
+    assert len(phase.store.table) == 1
+
+
 class Killing(toys.Pool):
     """Its workers die of the jobs in `deaths`, so many times each."""
 

@@ -202,6 +202,13 @@ class PoolConformance:
             assert list(pool.messages(0.1)) == pool.jobs == []
             assert ({child.pid for child in multiprocessing.active_children()}, threading.active_count()) == before
 
+    def test_it_may_be_started_before_the_first_job(self, make: Make) -> None:
+        with make(1) as pool:
+            pool.start()
+            pool.start()
+            assert (len(pool), pool.idle, pool.jobs) == (1, 0, [])
+            assert pool.submit(job()) == 0
+
     def test_several_workers_at_once(self, make: Make) -> None:
         if not self.several:
             pytest.skip("it has one worker")

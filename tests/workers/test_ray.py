@@ -125,6 +125,24 @@ def test_a_node_with_another_version_is_refused_by_both_names(cluster, monkeypat
             collect(pool)
 
 
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ConnectionError("gone\nat last"), r"the Ray cluster is gone \(gone\): run the same command again to go on"),
+        (
+            ModuleNotFoundError("No module named 'nas'"),
+            r"does not start \(No module named 'nas'\), this machine has nas [\d.]+ with kernels \w+: install the same",
+        ),
+    ],
+)
+def test_a_cluster_that_is_lost_or_lacks_nas_is_one_line_whatever_was_called(cluster, error, text):
+    def call():
+        raise error
+
+    with on_ray(1) as pool, pytest.raises(ClusterError, match=text):
+        pool._do(call)
+
+
 def test_the_cluster_in_words_and_its_device(cluster):
     assert cluster_device("auto") == cluster_device("cpu") == "cpu"
     assert describe_cluster() == f"Ray {ray.__version__}: 1 node, 8 CPUs"
