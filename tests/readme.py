@@ -192,7 +192,13 @@ def count() -> str:
 
 def searches() -> str:
     """Return the table of real searches, and the winners of the end-to-end benchmark beside them."""
-    return str(toys.benchmark("searches").markdown(toys.benchmark("end_to_end").winners()))
+    return str(toys.benchmark("searches").markdown(beside=toys.benchmark("end_to_end").winners()))
+
+
+def rivals() -> str:
+    """Return the table of real searches by Optuna's newer samplers."""
+    script = toys.benchmark("searches")
+    return str(script.markdown(script.RIVALS))
 
 
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
@@ -203,6 +209,8 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "end to end": lambda: str(toys.benchmark("end_to_end").markdown()),
         "fidelity": lambda: str(toys.benchmark("truth_scores").markdown()),
         "searches": searches,
+        "rivals": rivals,
+        "fastnas": lambda: str(toys.benchmark("fastnas").markdown()),
     },
 }
 """The generated parts of each page; a part stands between `<!-- name -->` and `<!-- /name -->`."""

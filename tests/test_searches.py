@@ -9,7 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 import toys
-from optuna.samplers import TPESampler
+from optuna.samplers import GPSampler
 from optuna.trial import TrialState
 from rich.console import Console
 
@@ -17,6 +17,7 @@ from nas.architecture import Architecture
 from nas.budget import Budget
 from nas.data import find_dataset
 from nas.searches import Search, Settings
+from nas.space import DUPLICATE, OVER_CAP
 
 searches = toys.benchmark("searches")
 OPTIONS = {"seconds": 60.0, "max_params": 8000}
@@ -29,14 +30,15 @@ def folder(monkeypatch):
         yield quick
 
 
-def test_as_shipped_draws_what_optuna_draws_and_trains_what_fits():
+@pytest.mark.parametrize("arm", [searches.SHIPPED, "AutoSampler"])
+def test_as_shipped_draws_what_optuna_draws_and_trains_what_fits(arm):
     space, store = toys.space(), toys.open_study()
-    propose = searches.Shipped(space, 0)
+    propose = searches.OPTUNA[arm](space, 0)
     settings = toys.settings(trials=30, published=False)
     search = Search(store, space, settings, toys.Pool(), lambda progress, event: None, propose=propose)
     search.run(toys.synthetic(), toys.provenance())
     drawn, table = propose.study.trials, store.refresh()
-    assert drawn[0].params == optuna.create_study(sampler=TPESampler(seed=0)).ask(space.distributions).params
+    assert drawn[0].params == optuna.create_study(sampler=propose.sampler(0)).ask(space.distributions).params
     trained = {trial.user_attrs["schedule"]: trial for trial in table.learned}
     assert len(trained) == 30
     seen, rejected = set(), 0
@@ -57,6 +59,45 @@ def test_as_shipped_draws_what_optuna_draws_and_trains_what_fits():
     counts = store.counts()
     assert rejected > 10
     assert (counts["generated"], counts["unaccounted"], counts["running"]) == (30 + rejected, 0, 0)
+
+
+def test_the_gaussian_process_is_told_of_the_cap_as_a_constraint():
+    space, store = toys.space(), toys.open_study()
+    propose = searches.OPTUNA["GP"](space, 0)
+    propose.study.sampler = GPSampler(seed=0, n_startup_trials=8)  # so that few are of the process, seconds each
+    settings = toys.settings(trials=7, published=False)
+    search = Search(store, space, settings, toys.Pool(), lambda progress, event: None, propose=propose)
+    search.run(toys.synthetic(), toys.provenance())
+    table = store.refresh()
+    trained = {trial.user_attrs["schedule"]: trial for trial in table.learned}
+    assert len(trained) == 7
+    over = 0
+    for trial in propose.study.get_trials(states=[TrialState.COMPLETE]):
+        (excess,) = trial.constraints.values()
+        checked = space.check(trial.params, ())
+        if isinstance(checked, Architecture):
+            assert excess == checked.num_params / toys.CAP - 1 <= 0
+            assert trial.value == trained[str(checked)].value
+        else:
+            assert excess > 0
+            over += 1
+    assert over > 0
+    told = {trial.number for trial in propose.study.trials if "gp:relative_params:0" in trial.system_attrs}
+    assert told  # it came to predict
+    assert store.counts()["unaccounted"] == 0
+
+
+def test_a_network_that_is_there_has_the_accuracy_that_it_had():
+    space, table = toys.space(), toys.open_study().refresh()
+    propose = searches.OPTUNA["GP"](space, 0)
+    proposal = propose(table)
+    trial = propose.proposed[str(proposal.architecture)]
+    propose.values[str(proposal.architecture)], propose.values["other"] = 60.0, 80.0
+    propose.reject(trial, DUPLICATE)
+    assert propose.study.trials[trial.number].value == 60.0
+    over = propose.study.ask(space.distributions)
+    propose.reject(over, OVER_CAP)
+    assert propose.study.trials[over.number].value == 70.0  # the mean, as it has none
 
 
 def test_the_settings_of_an_arm_are_those_of_nas_search():
@@ -143,5 +184,5 @@ def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
 
 
 def test_an_unknown_arm_is_named():
-    with pytest.raises(SystemExit, match="no arm 'gp'"):
-        searches.main(arm=["gp"], only_table=True)
+    with pytest.raises(SystemExit, match="no arm 'cma'"):
+        searches.main(arm=["cma"], only_table=True)

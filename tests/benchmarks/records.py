@@ -16,6 +16,9 @@ from nas.machine import environment
 FOLDER = Path(__file__).resolve().parents[2] / "studies" / "benchmarks"
 """Where the records of all benchmarks are."""
 
+NOT_MEASURED = "Not measured yet: there is no record."
+"""What stands in a page in place of a table."""
+
 
 def load(path: Path, options: dict[str, Any], *parts: str) -> dict[str, Any]:
     """The record at `path`, or a new one with its parts empty; exits where it was made with other options."""
@@ -25,6 +28,14 @@ def load(path: Path, options: dict[str, Any], *parts: str) -> dict[str, Any]:
     for key, value in options.items():
         if record["options"].get(key) != value:
             raise SystemExit(f"{path} was made with {key} = {record['options'].get(key)}, not {value}: name another")
+    return record
+
+
+def committed(path: Path) -> dict[str, Any] | None:
+    """The record at `path`; None where there is none yet."""
+    if not path.exists():
+        return None
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return record
 
 

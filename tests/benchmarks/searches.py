@@ -8,7 +8,9 @@
   finalists and its winner within that time. Teachers are trained beforehand, once for all.
 * `as shipped` is Optuna as it comes (shipped.py): nothing is drawn again or refilled; a proposal over the cap, of an
   illegal shape or there already is told as pruned, as in its examples. Pruner, brief trials and finalists are those of
-  the others. `evolution` in the record is the guided sampler without its predictions, no choice of its own now.
+  the others. `AutoSampler` and `GP` are the same with what OptunaHub's AutoSampler takes over these ranges, and with
+  Optuna's Gaussian process, which is told of the cap as a constraint. `evolution` in the record is the guided sampler
+  without its predictions, no choice of its own now.
 * Each winner is then trained for 15 epochs on the search's training split, with its teacher and the seeds 100 and 101,
   and scored by last-5 on the validation split. All arms chose on these same images. The test split is not opened.
 * Regret is to the best of all winners and of the networks that `--beside` names, the best known for the cap, which are
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -34,7 +37,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from shipped import Shipped
+from shipped import GaussianProcess, Multivariate, Shipped
 
 from nas import data
 from nas.architecture import Architecture
@@ -44,14 +47,18 @@ from nas.errors import NasError
 from nas.export import Provenance
 from nas.machine import cores, environment
 from nas.searches import TEACHER_EPOCHS, Search, Settings, distilled_folds
-from nas.study import Event, Progress, StudyStore, studies_dir
+from nas.study import Event, Progress, StudyStore, studies_dir, study_folder
 from nas.teachers import TeacherCache
 from nas.train import TEACHER, Recipe, train
 from nas.workers import ProcessPool
 
 RECORD = records.FOLDER / "searches.json"
+RIVALS = records.FOLDER / "rivals.json"
+"""Searches by what Optuna has newer than its default, with guided ones of the same day beside them."""
+
 SHIPPED = "as shipped"
-ARMS = ("guided", "tpe", "random", SHIPPED)
+OPTUNA = {SHIPPED: Shipped, "AutoSampler": Multivariate, "GP": GaussianProcess}
+ARMS = ("guided", "tpe", "random", *OPTUNA)
 FINAL_SEEDS = (100, 101)
 
 progress = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -63,11 +70,17 @@ def searched(arm: str, seed: int, seconds: float, max_params: int) -> dict[str, 
     assert training.validation is not None
     space = settings.space(training.dataset)
     identity = settings.identity(space, training.hash)
-    store = StudyStore.create(f"{arm.replace(' ', '-')}-{seed}", None, identity, {"target": settings.target})
+    name = f"{arm.replace(' ', '-')}-{seed}"
+    shutil.rmtree(study_folder(name), ignore_errors=True)  # of a search that was cut
+    store = StudyStore.create(name, None, identity, {"target": settings.target})
     provenance = Provenance.of(training, training.dataset, environment("cpu"))
-    propose = Shipped(space, seed) if arm == SHIPPED else None
+    propose = OPTUNA[arm](space, seed) if arm in OPTUNA else None
     with ProcessPool(1, training, training.validation, device="cpu", backend="auto") as pool:
         result = Search(store, space, settings, pool, _silent, propose=propose).run(training, provenance)
+    if not result.finalists:
+        raise SystemExit(
+            f"{arm} {seed}: {seconds:.0f} s were too short for a finalist: give more, or a core of its own"
+        )
     winner, table = result.finalists[0], store.refresh()
     return {
         "schedule": winner.schedule, "num_params": winner.num_params, "mean": winner.mean, "n": len(winner.scores),
@@ -116,7 +129,7 @@ def _training() -> TrainingData:
 def _settings(arm: str, seed: int, seconds: float | None, max_params: int) -> Settings:
     return Settings.for_budget(
         Budget(max_params=max_params), data.find_dataset("mnist"), trials=10**6, seed=seed, timeout=seconds,
-        published=False, sampler="random" if arm == SHIPPED else arm,
+        published=False, sampler="random" if arm in OPTUNA else arm,
     )  # fmt: skip
 
 
@@ -215,9 +228,11 @@ def standings(record: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["mean"])
 
 
-def markdown(beside: Sequence[str] = ()) -> str:
-    """What the committed searches came to, as a table; `beside` are other searches' winners, trained fully as well."""
-    record = json.loads(RECORD.read_text(encoding="utf-8"))
+def markdown(path: Path = RECORD, beside: Sequence[str] = ()) -> str:
+    """What the searches of a committed record came to, as a table; `beside` are other searches' winners."""
+    record = records.committed(path)
+    if record is None:
+        return records.NOT_MEASURED
     schedule, best = best_of(record)
     lines = [
         "| proposed by | trained | the winners' last-5 | mean | regret | within 0.05 of the best |",
@@ -229,13 +244,15 @@ def markdown(beside: Sequence[str] = ()) -> str:
             f"| {row['arm']} | {row['trained']:.0f} | {scores} | {row['mean']:.3f} | {row['regret']:.3f} | "
             f"{row['near']} of {len(row['scores'])} |"
         )
+    lines.append(f"\nThe best of all is `{schedule}`, {best:.3f}.")
     means = full_runs(record)
     others = [means[winner] for winner in beside if winner in means]
-    shown = ", ".join(f"{score:.3f}" for score in others)
-    lines.append(
-        f"\nThe best of all is `{schedule}`, {best:.3f}. By the same measure the winners of the end-to-end searches "
-        f"above had {shown}, {near(others, best)} of {len(others)} within 0.05 of it."
-    )
+    if others:
+        shown = ", ".join(f"{score:.3f}" for score in others)
+        lines[-1] += (
+            f" By the same measure the winners of the end-to-end searches above had {shown}, "
+            f"{near(others, best)} of {len(others)} within 0.05 of it."
+        )
     return "\n".join(lines)
 
 
@@ -260,7 +277,7 @@ def main(
     seeds: Annotated[int, typer.Option(min=1, help="Searches of each arm, with the seeds 0, 1, ...")] = 3,
     seconds: Annotated[float, typer.Option(min=1, help="Of each search, its finalists included.")] = 1000,
     max_params: Annotated[int, typer.Option(min=500, help="The cap.")] = 8000,
-    arm: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(ARMS)}(default: all).")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(ARMS)} (default: all).")] = None,
     beside: Annotated[list[str] | None, typer.Option(help="A schedule to train fully as well, for the regret.")] = None,
     record: Annotated[Path, typer.Option(help="The JSON file of what is done.")] = RECORD,
     only_table: Annotated[bool, typer.Option("--table", help="Run nothing; show the record.")] = False,
