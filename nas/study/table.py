@@ -133,7 +133,8 @@ class TrialTable:
 
         "fail" counts trials that failed for a reason of their own, "interrupted" those that did not end by
         themselves. "generated" is counted where schedules are drawn, discards where they are made, so that a loss shows
-        as "unaccounted"; what was enqueued by hand is left out. `without_trial` counts, by reason, discards after which no trial could be made.
+        as "unaccounted"; what was enqueued by hand is left out. `without_trial` counts, by reason, discards after which
+        no trial could be made.
         """
         totals = Counter(self._discards)
         for trial in self.open.values():

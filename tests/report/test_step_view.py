@@ -35,10 +35,15 @@ def test_a_terminal_has_the_time_of_each_step(monkeypatch):
     assert last.count("0:00:0") == 2
 
 
+def failing(console):
+    with StepView(console, quiet=False) as view:
+        view("images: loading")
+        raise ValueError("broken")
+
+
 def test_a_step_that_fails_leaves_the_terminal_whole(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     console = Console(file=io.StringIO(), width=60, force_terminal=True, legacy_windows=False)
-    with pytest.raises(ValueError, match="broken"), StepView(console, quiet=False) as view:
-        view("images: loading")
-        raise ValueError("broken")
+    with pytest.raises(ValueError, match="broken"):
+        failing(console)
     assert console.file.getvalue().rstrip().endswith("\x1b[?25h")  # the cursor is shown again

@@ -92,7 +92,7 @@ def test_without_a_place_the_weights_are_where_they_were_trained(machine, storag
     machine("one")
     search(storage)
     machine("two")
-    with pytest.raises(StorageError, match="run this on the machine that trained it, or give all of them --artifacts.*--pick"):
+    with pytest.raises(StorageError, match=r"on the machine that trained it, or give all of them --artifacts.*--pick"):
         search(storage)
     bring_winner("shared", storage)
     assert not (study_folder("shared") / "best").exists()
