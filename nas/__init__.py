@@ -17,20 +17,32 @@ if TYPE_CHECKING:
     from nas.architecture import Architecture
     from nas.budget import Budget
     from nas.data import FolderOptions
+    from nas.errors import DataError, InfeasibleError, NasError, StorageError, UsageError
     from nas.export import load_network
+    from nas.final import FullRun
     from nas.library import Machine, evaluate, export_network, search, train_best
     from nas.model import TrainedNetwork
     from nas.report import plot, write_report
-    from nas.study import copy_study, delete_study, list_studies, load_study, rename_study
+    from nas.searches import SearchResult, SearchSettings
+    from nas.study import Interrupted, copy_study, delete_study, list_studies, load_study, rename_study
     from nas.train import Recipe
 
 __all__ = [
     "Architecture",
     "Budget",
+    "DataError",
     "FolderOptions",
+    "FullRun",
+    "InfeasibleError",
+    "Interrupted",
     "Machine",
+    "NasError",
     "Recipe",
+    "SearchResult",
+    "SearchSettings",
+    "StorageError",
     "TrainedNetwork",
+    "UsageError",
     "copy_study",
     "delete_study",
     "evaluate",
@@ -46,10 +58,12 @@ __all__ = [
 ]
 
 _PLACES = {
-    "Architecture": "architecture", "Budget": "budget", "FolderOptions": "data", "Machine": "library",
-    "Recipe": "train", "TrainedNetwork": "model", "copy_study": "study", "delete_study": "study",
-    "evaluate": "library", "export_network": "library", "list_studies": "study", "load_network": "export",
-    "load_study": "study", "plot": "report", "rename_study": "study", "search": "library",
+    "Architecture": "architecture", "Budget": "budget", "DataError": "errors", "FolderOptions": "data",
+    "FullRun": "final", "InfeasibleError": "errors", "Interrupted": "study", "Machine": "library",
+    "NasError": "errors", "Recipe": "train", "SearchResult": "searches", "SearchSettings": "searches",
+    "StorageError": "errors", "TrainedNetwork": "model", "UsageError": "errors", "copy_study": "study",
+    "delete_study": "study", "evaluate": "library", "export_network": "library", "list_studies": "study",
+    "load_network": "export", "load_study": "study", "plot": "report", "rename_study": "study", "search": "library",
     "train_best": "library", "write_report": "report",
 }  # fmt: skip
 

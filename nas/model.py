@@ -37,6 +37,9 @@ class TrainedNetwork:
     preparation: FolderOptions | None = None
     """The options by which own images were made squares of one size; None for a catalogued data set."""
 
+    def __repr__(self) -> str:
+        return f"TrainedNetwork('{self.architecture}', num_params={self.architecture.num_params})"
+
     def __post_init__(self) -> None:
         channels, num_classes = self.architecture.input_shape[0], self.architecture.num_classes
         if not len(self.normalization.mean) == len(self.normalization.std) == channels:

@@ -18,7 +18,7 @@ PACKAGE = Path(nas.__file__).parent
 REPOSITORY = Path(__file__).parent.parent
 
 FLOORS = (
-    ("errors", "space_options", "budget", "architecture", "footprint", "designs", "files", "machine"),
+    ("errors", "values", "space_options", "budget", "architecture", "footprint", "designs", "files", "machine"),
     ("data", "space", "model", "kernels"),
     ("train", "export"),
     ("workers", "teachers", "study"),

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from nas.errors import UsageError
 from nas.files import short_digest
+from nas.values import require_fields
 
 SIZES = (16, 28, 32, 48, 64, 96)
 """The sides that an image has by default: the one nearest to the images' own."""
@@ -49,6 +50,7 @@ class FolderOptions:
             raise UsageError(f"the image size is a whole number from {SMALLEST} to {LARGEST} pixels, not {size!r}")
         if self.background not in (None, "white", "black"):
             raise UsageError(f"the background is white or black, not {self.background!r}")
+        require_fields(self)
 
     @property
     def pixels(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from nas.export.onnx_network import OnnxNetwork, load_onnx
 from nas.export.run import load_trained
 from nas.export.weights import read_network
 from nas.files import read_json, recover_folder
+from nas.values import checked
 
 if TYPE_CHECKING:
     from nas.model import TrainedNetwork
@@ -27,6 +28,7 @@ def is_export(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
+@checked
 def load_network(path: Path | str) -> TrainedNetwork | OnnxNetwork:
     """Return the network in a folder that `nas` wrote, or in an ONNX file of its, float or int8; to `predict` with.
 

@@ -25,8 +25,8 @@ another order, and an image between two classes may fall to the other side."""
 class Evaluation:
     """The weights of a full run scored on the test split again, beside what the run stated of them."""
 
-    run: ExportedRun
-    dataset: Dataset
+    run: ExportedRun = dataclasses.field(repr=False)
+    dataset: Dataset = dataclasses.field(repr=False)
     loss: float
     correct: int
     count: int

@@ -62,6 +62,14 @@ class FullRun:
     folder: Path
     result: RunResult
 
+    def __repr__(self) -> str:
+        result = self.result
+        sd = "" if result.last5_sd is None else f", last5_sd={result.last5_sd:.3f}"
+        return (
+            f"FullRun(study={self.plan.base.name!r}, schedule={result.schedule!r}, num_params={result.num_params}, "
+            f"last5_mean={result.last5_mean:.3f}{sd}, seeds={list(result.seeds)}, folder={str(self.folder)!r})"
+        )
+
 
 def full_run(
     plan: FullRunPlan, training: TrainingData, test: Split, pool: Pool, provenance: Provenance,

@@ -25,6 +25,7 @@ from nas.final import (
 )
 from nas.library.machine import Machine, ready_dataset, warn
 from nas.searches import bring_winner
+from nas.values import checked
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ class Exported:
     """True if the network was trained on these images."""
 
 
+@checked
 def export_network(
     source: str | Path | None = None,
     *,

@@ -28,15 +28,17 @@ from nas.report import RunView, TensorBoard, make_console
 from nas.searches import bring_winner
 from nas.study import Interrupts, in_use
 from nas.train import choose_backend, require_dropout
+from nas.values import Positive, checked
 
 
+@checked
 def train_best(
     study: str | None = None,
     *,
     machine: Machine | None = None,
     plan: FullRunPlan | None = None,
-    seeds: int | None = None,
-    epochs: int | None = None,
+    seeds: Positive | None = None,
+    epochs: Positive | None = None,
     tensorboard: Path | None = None,
 ) -> FullRun:
     """Train a study's winner (default: the latest's) on the whole training set and measure it on the test split.
@@ -79,6 +81,7 @@ def train_best(
         )  # fmt: skip
 
 
+@checked
 def evaluate(run: str | Path | None = None, *, machine: Machine | None = None) -> Evaluation:
     """Score the weights of a full run (default: the latest) on the test split again; the opening is recorded."""
     machine = (machine or Machine()).resolved()

@@ -21,7 +21,8 @@ from nas.export import (
 )
 from nas.machine import environment
 from nas.report import ImageBar, make_console
-from nas.train import Backend, choose_device
+from nas.train import Backend, choose_device, require_device_name
+from nas.values import Positive, require_fields
 from nas.workers import (
     cluster_device,
     connect,
@@ -40,7 +41,7 @@ class Machine:
     """The folder of the data sets (default: NAS_DATA_DIR, else the user's cache)."""
     device: str = "auto"
     backend: Backend = "auto"
-    workers: int | None = None
+    workers: Positive | None = None
     """Parallel trainings (default: one per core, 4 on a GPU, 32 as a population)."""
     cluster: str | None = None
     """A Ray cluster to train on: "ray", or "ray://HOST:PORT"; `workers` is then the most that are used of it."""
@@ -49,6 +50,10 @@ class Machine:
     quiet: bool = False
     notify: Notify = print
     """Called with what the user has to be told about the data."""
+
+    def __post_init__(self) -> None:
+        require_fields(self)
+        require_device_name(self.device)
 
     @property
     def count(self) -> int:

@@ -16,6 +16,7 @@ from nas.report.markup import Markup, join, tag
 from nas.report.pictures import PICTURES, why_missing
 from nas.report.sections import answer, finalists, provenance, recalls
 from nas.study import latest_study, studies_dir
+from nas.values import checked
 
 REPORT = "report.html"
 """The page in a study's folder, or of several studies in the folder of studies."""
@@ -33,6 +34,7 @@ GROUPS = (
 )
 
 
+@checked
 def write_report(
     studies: Sequence[str] = (),
     path: Path | None = None,

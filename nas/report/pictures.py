@@ -34,6 +34,7 @@ from nas.report.winner_pictures import (
     seeds,
 )
 from nas.study import latest_study
+from nas.values import checked
 
 PICTURES: Mapping[str, Callable[[Findings], Chart | None]] = {
     "parameters": parameters,
@@ -101,6 +102,7 @@ class Picture:
         return self.svg
 
 
+@checked
 def plot(name: str, study: str | None = None, *, storage: str | None = None, data_dir: Path | None = None) -> Picture:
     """Return a picture of a study (default: the latest) by its name, one of `PICTURES`.
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from nas.searches.recipes import RecipeSettings, RecipeTrials
     from nas.searches.run import TEACHER_EPOCHS, Search, distilled_folds
     from nas.searches.samplers import SAMPLERS, DrawContext, Propose, Proposer, fit_loss_predictor
-    from nas.searches.settings import MNIST_TARGET, PrunerName, SamplerName, Settings
+    from nas.searches.settings import MNIST_TARGET, PrunerName, SamplerName, SearchSettings, Settings, as_seconds
     from nas.searches.surrogate import FEATURE_NAMES, GaussianProcess, features
     from nas.searches.winner import Context, SearchResult, bring_winner, write_best
 
@@ -56,8 +56,10 @@ __all__ = [
     "Search",
     "SearchReason",
     "SearchResult",
+    "SearchSettings",
     "Settings",
     "TeacherUse",
+    "as_seconds",
     "behind",
     "bring_winner",
     "distilled_folds",
@@ -87,7 +89,7 @@ _PLACES = {
     "recipes": ("RecipeSettings", "RecipeTrials"),
     "run": ("TEACHER_EPOCHS", "Search", "distilled_folds"),
     "samplers": ("SAMPLERS", "DrawContext", "Propose", "Proposer", "fit_loss_predictor"),
-    "settings": ("MNIST_TARGET", "PrunerName", "SamplerName", "Settings"),
+    "settings": ("MNIST_TARGET", "PrunerName", "SamplerName", "SearchSettings", "Settings", "as_seconds"),
     "surrogate": ("FEATURE_NAMES", "GaussianProcess", "features"),
     "winner": ("Context", "SearchResult", "bring_winner", "write_best"),
 }

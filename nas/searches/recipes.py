@@ -21,10 +21,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas.architecture import Architecture
 from nas.budget import LAST_EPOCHS
-from nas.errors import UsageError
 from nas.searches.selection import behind, better_half
+from nas.searches.settings import Percent, Seconds, Seed
 from nas.study import ClaimedTrial, Event, Progress, StudyStore, TrialTable
 from nas.train import Epoch, Recipe, Run
+from nas.values import Positive, require_fields
 from nas.workers import TrainJob
 
 Params = dict[str, Any]
@@ -56,16 +57,14 @@ class RecipeSettings:
     architecture: Architecture
     dataset: str
     recipe: Recipe
-    trials: int = 24
-    num_seeds: int = 4
-    seed: int = 0
-    timeout: float | None = None
-    target: float | None = None
+    trials: Positive = 24
+    num_seeds: Positive = 4
+    seed: Seed = 0
+    timeout: Seconds | None = None
+    target: Percent | None = None
 
     def __post_init__(self) -> None:
-        for name in ("trials", "num_seeds"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is a whole number of 1 or more, not {getattr(self, name)}")
+        require_fields(self)
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:

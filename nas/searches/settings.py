@@ -3,24 +3,59 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypedDict, Unpack
 
-from nas.budget import CAPS, FULL_EPOCHS, Budget, default_brief_epochs
+from nas.budget import CAPS, FULL_EPOCHS, MAX_SECONDS, Budget, default_brief_epochs, parse_duration
 from nas.data import Dataset
-from nas.errors import UsageError
 from nas.space import SearchSpace
 from nas.teachers import choose_teacher
 from nas.train import Metric, Recipe
+from nas.values import Positive, Rule, checked, require_fields
 
 SamplerName = Literal["guided", "tpe", "random"]
 PrunerName = Literal["median", "none"]
+Seed = Annotated[int, Rule("from 0 to 2,147,483,647", lambda seed: 0 <= seed < 2**31)]
+Percent = Annotated[float, Rule("over 0 and at most 100", lambda percent: 0 < percent <= 100)]
+Share = Annotated[float, Rule("from 0 to 1", lambda share: 0 <= share <= 1)]
+Seconds = Annotated[float, Rule("of seconds over 0 (at most ten years)", lambda limit: 0 < limit <= MAX_SECONDS)]
+Duration = Annotated[str, Rule("such as 90s or 20m", lambda _: True)]
 
 MNIST_TARGET = 99.4
 """The accuracy in percent that a full run on MNIST is to hold, unless the budget names another."""
 
 FRONT = {"trials": 100, "finalists": 10, "finalist_seeds": 2}
 """Defaults of a search for a whole front: more trials, and all its points trained again."""
+
+
+def as_seconds(timeout: float | str | None) -> float | None:
+    """Return a time limit in seconds, which a text such as 20m states as well. Raise `UsageError` for another text."""
+    return parse_duration(timeout, "timeout") if isinstance(timeout, str) else timeout
+
+
+class SearchSettings(TypedDict, total=False):
+    """The settings of a search besides its budget and data, as `nas.search` explains them; None is the default."""
+
+    trials: Positive | None
+    timeout: Seconds | Duration | None
+    patience: Positive | None
+    seed: Seed | None
+    sampler: SamplerName | None
+    pruner: PrunerName | None
+    published: bool | None
+    pareto: bool | None
+    brief_epochs: Positive | None
+    finalists: Positive | None
+    finalist_seeds: Positive | None
+    finalist_epochs: Positive | None
+    full_epochs: Positive | None
+    metric: Metric | None
+    target: Percent | None
+    teacher: str | None
+    augmentation: Mapping[str, float] | None
+    class_weights: Share | None
+    recipe: Recipe | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,42 +66,36 @@ class Settings:
     dataset: str
     recipe: Recipe
     """How brief trials are trained; finalists and the full run differ in their epochs alone."""
-    finalist_epochs: int = 6
-    full_epochs: int = FULL_EPOCHS
+    finalist_epochs: Positive = 6
+    full_epochs: Positive = FULL_EPOCHS
     metric: Metric = "accuracy"
     """The validation score that trials and finalists are compared by."""
-    target: float | None = None
+    target: Percent | None = None
     """Accuracy in percent; None where budget and data set name none."""
-    trials: int = 50
+    trials: Positive = 50
     """Finished trials in total, those of a resumed study included."""
-    finalists: int = 4
-    finalist_seeds: int = 3
-    seed: int = 0
+    finalists: Positive = 4
+    finalist_seeds: Positive = 3
+    seed: Seed = 0
     sampler: SamplerName = "guided"
     pruner: PrunerName = "median"
     published: bool = True
     """Try the published designs that fit first, and regular ones where the space is derived."""
     pareto: bool = False
     """Search the front of accuracy against parameters under the cap, not its end alone."""
-    timeout: float | None = None
+    timeout: Seconds | None = None
     """Seconds for everything."""
-    patience: int | None = None
+    patience: Positive | None = None
     """Stop the brief trials after this many without a new best one; None for never."""
 
     def __post_init__(self) -> None:
-        if self.metric not in get_args(Metric):
-            raise UsageError(f"metric is one of {', '.join(get_args(Metric))}, not {self.metric!r}")
-        for name in ("trials", "finalists", "finalist_seeds", "patience"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise UsageError(f"{name} is a whole number of 1 or more, not {value!r}")
-        if self.timeout is not None and not self.timeout > 0:
-            raise UsageError(f"the time limit is more than 0 seconds, not {self.timeout}")
+        require_fields(self)
         for epochs in (self.finalist_epochs, self.full_epochs):  # refused now, not after hours of brief trials
             dataclasses.replace(self.recipe, epochs=epochs)
 
     @classmethod
-    def for_budget(cls, budget: Budget, dataset: Dataset, **overrides: Any) -> Settings:
+    @checked
+    def for_budget(cls, budget: Budget, dataset: Dataset, **overrides: Unpack[SearchSettings]) -> Settings:
         """Return the settings for a budget and a data set; `overrides` that are not None replace their defaults.
 
         Besides the fields of `Settings`, `overrides` may hold `teacher`: auto, none, a schedule, or None for the data
@@ -74,14 +103,13 @@ class Settings:
         `brief_epochs`, those of a brief trial.
         Raise `UsageError` for a value that breaks a rule, an unknown name included.
         """
-        given = {name: value for name, value in overrides.items() if value is not None}
+        given: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
+        if "timeout" in given:
+            given["timeout"] = as_seconds(given["timeout"])
         if "brief_epochs" in given:
             budget = dataclasses.replace(budget, brief_epochs=given.pop("brief_epochs"))
         augmentation, class_weights = given.pop("augmentation", None), given.pop("class_weights", 0.0)
         teacher = choose_teacher(given.pop("teacher", None), num_params=budget.most_params or 0, dataset=dataset)
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(given.keys() - known):
-            raise UsageError(f"unknown setting '{unknown[0]}': a search has {', '.join(sorted(known))}")
         brief = default_brief_epochs(budget.most_params) * dataset.epoch_factor
         fields: dict[str, Any] = {
             "budget": budget,

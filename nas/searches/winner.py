@@ -51,6 +51,14 @@ class SearchResult:
     cut: bool
     """True where a time limit came first."""
 
+    def __repr__(self) -> str:
+        schedule = self.finalists[0].schedule if self.finalists else self.reason.best_brief_trial.schedule
+        return (
+            f"SearchResult(study={self.reason.study!r}, winner={schedule!r}, "
+            f"num_params={Architecture.parse(schedule).num_params}, validation={self.reason.accuracy:.2f}, "
+            f"cut={self.cut}, folder={str(self.folder)!r})"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Context:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.study.paths import latest_study
 from nas.study.store import StudyStore
+from nas.values import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 ATTRIBUTES = ("schedule", "num_params", "macs", "loss", "seconds", "seed", "published", "reason")
 
 
+@checked
 def load_study(name: str | None = None, storage: str | None = None) -> pd.DataFrame:
     """Return the trials of a study (default: the latest), one row each, as a pandas DataFrame.
 

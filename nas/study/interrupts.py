@@ -21,7 +21,8 @@ class Interrupted(KeyboardInterrupt):
     """A signal that ends the run. `exit_code` is 128 plus its number, as shells have it."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.reason = f"interrupted by {signal.Signals(number).name}"
+        super().__init__(f"{self.reason}; nothing finished is lost: the same call again goes on where it was")
         self.signal = number
 
     @property

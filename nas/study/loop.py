@@ -259,5 +259,5 @@ class Loop:
 def _cause(error: BaseException) -> str:
     """Return in words what ended the trainings under way: a signal by its name, as `Interrupted` has it."""
     if isinstance(error, KeyboardInterrupt):
-        return str(error) if isinstance(error, Interrupted) else "interrupted"
+        return error.reason if isinstance(error, Interrupted) else "interrupted"
     return f"interrupted ({type(error).__name__})"

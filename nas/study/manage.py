@@ -19,6 +19,7 @@ from nas.study.ownership import owner_name
 from nas.study.paths import DATABASE, REASON, study_folder, study_names
 from nas.study.storage import open_sqlite, rename_in_database, storage_errors
 from nas.study.store import StudyStore
+from nas.values import checked
 
 try:
     import fcntl
@@ -103,6 +104,7 @@ def list_studies() -> list[StudyInfo]:
     return [_info(name) for name in study_names()]
 
 
+@checked
 def rename_study(old: str, new: str) -> Path:
     """Rename a study: its folder with everything in it, its database's study, its winner's record; return the folder.
 
@@ -119,6 +121,7 @@ def rename_study(old: str, new: str) -> Path:
     return target
 
 
+@checked
 def copy_study(old: str, new: str) -> Path:
     """Copy a study under a new name, and return the copy's folder, which appears whole or not at all.
 
@@ -140,6 +143,7 @@ def copy_study(old: str, new: str) -> Path:
     return target
 
 
+@checked
 def delete_study(name: str) -> None:
     """Delete a study with its weights, winner and full runs, for good. Raise as `rename_study` does."""
     with _alone(name):

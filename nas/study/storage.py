@@ -15,6 +15,7 @@ import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, SQLAlchemyError
@@ -26,8 +27,6 @@ from nas.machine import redact_url
 from nas.study.batch import BatchedConnection, begin
 from nas.study.paths import DATABASE, study_folder
 from nas.study.patience import patient
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 LOCK_SECONDS = 60
 """For how long a process waits for another one's lock on a SQLite file."""
@@ -101,6 +100,17 @@ def storage_errors(storage: str | None, name: str) -> Iterator[None]:
     except (SQLAlchemyError, sqlite3.Error, optuna.exceptions.StorageInternalError, OSError) as error:
         where = redact_url(storage) if storage else str(study_folder(name) / DATABASE)
         raise StorageError(_problem(where, error, storage)) from None
+
+
+def make_study(storage: BaseStorage, name: str) -> None:
+    """Make a study in a storage, unless it is there; Optuna's line about it is not shown, its log level stays."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    try:
+        with contextlib.suppress(optuna.exceptions.DuplicatedStudyError):
+            storage.create_new_study([StudyDirection.MAXIMIZE], name)
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def rename_in_database(storage: RDBStorage, old: str, new: str) -> None:

@@ -29,7 +29,7 @@ from nas.study.identity import FORMAT, SETTINGS, foreign, recorded, require_same
 from nas.study.ownership import Staleness, owner_attrs
 from nas.study.paths import DATABASE, make_folder, studies_dir, study_folder, study_names
 from nas.study.reader import TrialReader
-from nas.study.storage import FINALISTS, open_storage, rename_in_database, storage_errors
+from nas.study.storage import FINALISTS, make_study, open_storage, rename_in_database, storage_errors
 from nas.study.table import INTERRUPTED, TrialTable
 
 WITHOUT_TRIAL = "discards_without_trial"
@@ -92,8 +92,7 @@ class StudyStore:
         with storage_errors(url, name):
             if url is None and isinstance(storage, RDBStorage):
                 _take_name(storage, name)
-            with contextlib.suppress(optuna.exceptions.DuplicatedStudyError):  # it is there: resumed below
-                storage.create_new_study([StudyDirection.MAXIMIZE], name)
+            make_study(storage, name)  # where it is there, it is resumed below
             store = cls(name, storage, url)
             # In this order: where another process makes it at once, its settings are there before its first trial.
             directions = storage.get_study_directions(store._id)
@@ -136,8 +135,7 @@ class StudyStore:
         """Open the study of the finalists in the same database; it is made where it is not there."""
         name = self.name + FINALISTS
         with self.errors():
-            with contextlib.suppress(optuna.exceptions.DuplicatedStudyError):
-                self.storage.create_new_study([StudyDirection.MAXIMIZE], name)
+            make_study(self.storage, name)
             store = StudyStore(name, self._backend, self.url, base=self.base)
         store.artifacts = self.artifacts
         return store

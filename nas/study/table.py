@@ -11,10 +11,11 @@ from typing import Any
 
 import optuna
 from optuna.storages import InMemoryStorage
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.space import DISCARDS
+from nas.study.storage import make_study
 
 INTERRUPTED = "interrupted"
 """The attribute of a trial that did not end by itself: to Optuna it has failed, to people it was interrupted."""
@@ -165,7 +166,7 @@ class TrialTable:
         the latest, half of each.
         """
         storage = InMemoryStorage()
-        storage.create_new_study([StudyDirection.MAXIMIZE], "trials")
+        make_study(storage, "trials")
         study = optuna.load_study(study_name="trials", storage=storage)
         learned = self.learned
         if len(learned) > MANY_LEARNED:

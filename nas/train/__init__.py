@@ -7,6 +7,7 @@ from nas.train.backends import (
     choose_device,
     cpu_math_mode,
     memory_errors,
+    require_device_name,
     require_dropout,
 )
 from nas.train.distill import (
@@ -55,6 +56,7 @@ __all__ = [
     "peak_lr",
     "random_draws",
     "recalibrate_bn",
+    "require_device_name",
     "require_dropout",
     "soft_targets",
     "teacher_architecture",

@@ -77,6 +77,12 @@ def require_dropout(recipe: Recipe, backend: Backend) -> None:
         raise UsageError(f"--backend {backend} knows no dropout: give --backend torch, or leave --dropout away")
 
 
+def require_device_name(device: str) -> None:
+    """Raise `UsageError` for a device that torch cannot train on, wherever that is."""
+    if device != "auto" and not re.fullmatch(DEVICES, device):
+        raise UsageError(f"--device {device} is none to train on: use auto, cpu, cuda, cuda:1 and so on, mps or xpu")
+
+
 def choose_device(device: str) -> str:
     """Return cuda for `auto` where there is one, else cpu; another device as it is.
 
@@ -86,8 +92,7 @@ def choose_device(device: str) -> str:
         # Other accelerators only on request: where a step is not replayed as a graph, launching its kernels takes
         # longer than one core takes for the step (8 s per epoch on an H200, and 3 to 6 s on a core).
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(DEVICES, device):
-        raise UsageError(f"--device {device} is none to train on: use auto, cpu, cuda, cuda:1 and so on, mps or xpu")
+    require_device_name(device)
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:

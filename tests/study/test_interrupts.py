@@ -32,7 +32,8 @@ def test_a_signal_waits_for_a_safe_point():
         done.append("never")
     assert done == ["a transaction"]
     assert isinstance(caught.value, KeyboardInterrupt)
-    assert (caught.value.exit_code, str(caught.value)) == (130, "interrupted by SIGINT")
+    assert (caught.value.exit_code, caught.value.reason) == (130, "interrupted by SIGINT")
+    assert "the same call again goes on" in str(caught.value)
 
 
 @pytest.mark.parametrize("number", Interrupts.SIGNALS)
