@@ -153,7 +153,8 @@ def open_sqlite(path: Path, *, create: bool, read_only: bool = False) -> RDBStor
 
 def _require_optuna(path: Path) -> None:
     """Raise `StorageError` for another program's database, to which Optuna would add its tables, or an emptied one."""
-    if path.name == DATABASE and path.stat().st_size == 0:
+    emptied = path.name == DATABASE and path.stat().st_size == 0
+    if emptied and any((path.parent / name).is_dir() for name in ("weights", "best")):  # else it was never filled
         raise StorageError(
             f"{path} is empty, its trials are lost: bring it back from a copy, or delete it to begin anew"
         )

@@ -233,7 +233,7 @@ def test_a_search_adds_nothing_to_the_database_of_another_program(folder):
 
 
 def test_an_emptied_database_is_not_filled_anew(folder):
-    toys.open_study("toy")
+    toys.run(toys.Pool(), trials=3)
     (folder / "toy" / "study.db").write_bytes(b"")
     with pytest.raises(StorageError, match=r"study\.db is empty, its trials are lost: bring it back"):
         toys.open_study("toy")
