@@ -58,6 +58,7 @@ class _Patience:
         self.inner = get_storage(backend)
         self._writes: list[_Write] = []  # of the batch under way
         self._open: tuple[Connection, RootTransaction] | None = None  # that of the batch
+        self._away_since: float | None = None  # until the server answers again
 
     def request(self, name: str, *values: Any, **named: Any) -> Any:
         def go() -> Any:
@@ -77,24 +78,28 @@ class _Patience:
 
     def again(self, go: Callable[[], Any], done: Callable[[], bool] = lambda: False) -> Any:
         """Return what `go` does, once the server answers; True where an earlier try has `done` it unheard."""
-        away_since: float | None = None
+        waited = False
         while True:
             try:
                 found = go()
             except UpdateFinishedTrialError:
-                if away_since is None or not done():
+                if not waited or not done():
                     raise
                 found = True
             except (SQLAlchemyError, StorageInternalError) as error:
-                if not _away(error) or (away_since and time.monotonic() - away_since > PATIENCE_SECONDS):
+                if not _away(error):
                     raise
-                if away_since is None:
-                    away_since = time.monotonic()
+                if self._away_since is None:
+                    self._away_since = time.monotonic()
                     seconds = f"{PATIENCE_SECONDS:.0f} s"
                     print(f"{self.shown} does not answer: tried again for {seconds}", file=sys.stderr)
+                elif time.monotonic() - self._away_since > PATIENCE_SECONDS:  # later requests are not waited for anew
+                    raise
+                waited = True
                 pause(PAUSE_SECONDS)
                 continue
-            if away_since is not None:
+            if self._away_since is not None:
+                self._away_since = None
                 print(f"{self.shown} answers again", file=sys.stderr)
             return found
 

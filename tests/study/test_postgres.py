@@ -145,6 +145,10 @@ def test_a_server_that_stays_away_is_one_line_without_secrets(postgres, folder, 
     try:
         with pytest.raises(StorageError, match=r"cannot be used \(.*\): check that the server runs") as caught:
             store.set_attr("key", 1)
+        began = time.monotonic()
+        with pytest.raises(StorageError):
+            store.set_attr("key", 1)
+        assert time.monotonic() - began < 1  # waited for once, not at each request
     finally:
         postgres.start()
     assert "hidden" not in f"{caught.value}{capsys.readouterr()}"
