@@ -112,7 +112,8 @@ _USER_INFO = re.compile(r"(?:^|://|=)[^:/=]*?(?::(?!//)|%3a)(?P<secret>.*)(?:@|%
 _QUERY_ITEM = re.compile(r"[?&](?P<key>[^=&]*)=(?P<secret>[^&]*)", re.DOTALL)
 _SECRET_KEY = re.compile(r"pass|pwd|secret|token|credential|api_?key|access_?key", re.IGNORECASE)
 _DSN_ITEM = re.compile(r"(?:^|[\s;=])\w*(?:pass|pwd)\w*\s*=(?P<secret>.*)", re.IGNORECASE | re.DOTALL)
-_REDACTED = "***"
+REDACTED = "***"
+"""The place of a secret in what is shown."""
 
 
 def redact_url(text: str) -> str:
@@ -131,7 +132,7 @@ def redact_url(text: str) -> str:
     redacted, end = "", 0
     for first, last in sorted(spans):
         if first < last and last > end:
-            redacted += (text[end:first] + _REDACTED) if first >= end else ""
+            redacted += (text[end:first] + REDACTED) if first >= end else ""
             end = last
     return redacted + text[end:]
 

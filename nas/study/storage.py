@@ -23,7 +23,7 @@ from sqlalchemy.pool import QueuePool
 
 from nas.errors import StorageError, UsageError
 from nas.files import temporary
-from nas.machine import redact_url
+from nas.machine import REDACTED, redact_url
 from nas.study.batch import BatchedConnection, begin
 from nas.study.paths import DATABASE, study_folder
 from nas.study.patience import patient
@@ -200,6 +200,8 @@ def _sqlite(path: Path, *, create: bool, read_only: bool = False, shown: Path) -
 
 def _server(url: URL, *, create: bool) -> BaseStorage:
     """Open the database of a server, which may be away for a moment later on. PostgreSQL is spoken to by psycopg 3."""
+    if url.password == REDACTED:  # a command as it was printed: PGPASSWORD or ~/.pgpass has the password
+        url = url._replace(password=None)
     if url.drivername in ("postgresql", "postgres"):
         url = url.set(drivername="postgresql+psycopg")
     engine: dict[str, Any] = {"pool_pre_ping": True}

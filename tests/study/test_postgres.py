@@ -20,6 +20,7 @@ from sqlalchemy import RootTransaction, event
 from sqlalchemy.exc import OperationalError
 
 from nas.errors import NasError, StorageError, UsageError
+from nas.machine import redact_url
 from nas.study import StudyStore, patience, storage
 from nas.study.batch import batch
 from nas.study.ownership import process_token
@@ -154,6 +155,12 @@ def test_a_server_that_stays_away_is_one_line_without_secrets(postgres, folder, 
     assert "hidden" not in f"{caught.value}{capsys.readouterr()}"
     store.set_attr("key", 2)
     assert store.attrs["key"] == 2
+
+
+def test_a_command_as_it_was_printed_takes_the_password_from_elsewhere(postgres, folder):
+    url = redact_url(postgres.url.replace("nas@", "nas:secret@"))
+    assert "nas:***@" in url
+    assert StudyStore.create("printed", url, {}, {}).storage.engine.url.password is None
 
 
 @pytest.fixture
