@@ -95,7 +95,7 @@ def _schedule_of_record(cap: str) -> str:
     from nas.study import RECORDS, studies_dir
 
     path = studies_dir() / RECORDS / cap / "architecture.txt"
-    return read_text(path) if re.fullmatch(r"[a-z\d-]*\d", cap) and path.is_file() else cap
+    return read_text(path) if path.is_file() else cap
 
 
 def _limit(title: str, flash: int | None, ram: int | None) -> DeviceLimit:

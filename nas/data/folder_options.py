@@ -48,8 +48,6 @@ class FolderOptions:
         size = self.image_size
         if size is not None and not (type(size) is int and SMALLEST <= size <= LARGEST):
             raise UsageError(f"the image size is a whole number from {SMALLEST} to {LARGEST} pixels, not {size!r}")
-        if self.background not in (None, "white", "black"):
-            raise UsageError(f"the background is white or black, not {self.background!r}")
         require_fields(self)
 
     @property
